@@ -8,7 +8,7 @@ Attribute names are those of the authors' state dictionaries, so that their file
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -179,9 +179,7 @@ class PAN(nn.Module):
         for stage, _ in enumerate(upsampling_factors(config.scale), start=1):
             incoming = config.channels if stage == 1 else width
             setattr(self, f"upconv{stage}", nn.Conv2d(incoming, width, 3, padding=1))
-            setattr(
-                self, f"att{stage}", PixelAttention(config.reconstruction_attention, width)
-            )
+            setattr(self, f"att{stage}", PixelAttention(config.reconstruction_attention, width))
             setattr(self, f"HRconv{stage}", nn.Conv2d(width, width, 3, padding=1))
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
         self.lrelu = nn.LeakyReLU(0.2)
@@ -235,7 +233,7 @@ def ablation_configs(scale: int = 4) -> dict[str, PANConfig]:
     """Networks of the paper's ablation by name (Section 4.3), as configurations of one model."""
     paper = PANConfig(scale=scale)
     names: tuple[Attention, ...] = ("pixel", "channel", "spatial", "none")
-    configs: dict[str, Any] = {
+    configs = {
         f"scpa-{trunk}-upa-{head}": replace(
             paper, trunk_attention=trunk, reconstruction_attention=head
         )
@@ -243,7 +241,7 @@ def ablation_configs(scale: int = 4) -> dict[str, PANConfig]:
     }
     for name in ("pixel", "none"):
         configs[f"residual-{name}"] = replace(paper, block="residual", trunk_attention=name)
-    return cast("dict[str, PANConfig]", configs)
+    return configs
 
 
 def _initialise_trunk(module: nn.Module) -> None:

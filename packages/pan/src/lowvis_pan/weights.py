@@ -1,0 +1,117 @@
+"""Trained weights by name: our own, which lie in this package, and the authors' published files."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import safetensors.torch
+from lowvis_shared.assets import Asset, fetch, find_asset
+from lowvis_shared.checkpoint import load_state_dict_strict, load_weights_file
+from lowvis_shared.errors import WeightsError
+from lowvis_shared.files import atomic_write, sha256_file
+from torch import Tensor
+
+from lowvis_pan.identify import config_of, is_pan
+from lowvis_pan.model import PAN, SCALES
+
+logger = logging.getLogger("lowvis")
+
+OFFICIAL: Mapping[int, Asset] = {scale: find_asset(f"pan/x{scale}/official") for scale in SCALES}
+"""The authors' files by scale (trained on DF2K)."""
+
+DEFAULT_FEATURE_LIMIT = 8.0
+"""Magnitude of features at which the guard acts, where the weights do not say.
+
+On natural pictures the features of the authors' networks stay below 4.3 in every block.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWeights:
+    """What was loaded into a network.
+
+    Attributes:
+        name: ``own``, ``official``, or the path given.
+        path: The file.
+        sha256: Its checksum.
+        feature_limit: Magnitude of features beyond which the guard acts.
+        metadata: What the file says of itself.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    feature_limit: float
+    metadata: Mapping[str, str]
+
+
+def own_file(scale: int) -> Path:
+    """Path of our own weights for a scale, in this package."""
+    return Path(__file__).parent / "weights" / f"pan_x{scale}.safetensors"
+
+
+def resolve_weights(
+    weights: str | Path, scale: int, *, accept_licence: bool = False, offline: bool = False
+) -> Path:
+    """Return the file behind ``own``, ``official`` or a path; the official one may be fetched.
+
+    Raises:
+        WeightsError: There is no such file, or it may not or cannot be fetched.
+    """
+    if weights == "own":
+        path = own_file(scale)
+    elif weights == "official":
+        return fetch(OFFICIAL[scale], accept_licence=accept_licence, offline=offline)
+    else:
+        path = Path(weights)
+    if not path.is_file():
+        raise WeightsError(f"there are no weights at {path}", hint="own, official, or a file")
+    return path
+
+
+def load_weights(network: PAN, weights: str | Path) -> LoadedWeights:
+    """Load ``own``, ``official`` or a file strictly into a network.
+
+    Raises:
+        WeightsError: The file is missing, damaged, of another network, or of another scale.
+    """
+    scale = network.config.scale
+    path = resolve_weights(weights, scale)
+    state_dict, metadata = load_weights_file(path)
+    looks_like = config_of(state_dict) if is_pan(state_dict) else None
+    hint = None
+    if looks_like is not None and looks_like.scale != scale:
+        hint = f"this looks like PAN x{looks_like.scale}; x{scale} was asked for"
+        if {scale, looks_like.scale} == {2, 3}:  # the same keys and shapes: nothing else tells
+            raise WeightsError(f"{path} does not upscale x{scale}", hint=hint)
+    load_state_dict_strict(network, state_dict, source=str(path), hint=hint)
+    return LoadedWeights(
+        name=str(weights),
+        path=path,
+        sha256=sha256_file(path),
+        feature_limit=float(metadata.get("feature_limit", DEFAULT_FEATURE_LIMIT)),
+        metadata=metadata,
+    )
+
+
+def save_weights(
+    path: Path,
+    state_dict: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write weights as safetensors with what is to be known of them.
+
+    Raises:
+        OutputError: The file exists and ``overwrite`` is False, or it cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    content = safetensors.torch.save(tensors, metadata=dict(metadata))
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    atomic_write(path, write, overwrite=overwrite)
