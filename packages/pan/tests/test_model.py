@@ -29,7 +29,10 @@ def recipe_weights(network: PAN) -> dict[str, Tensor]:
 @pytest.mark.parametrize("scale", SCALES)
 def test_keys_and_shapes_are_the_authors(scale: int) -> None:
     keys = json.loads(mirror_path(f"golden/pan/pan_x{scale}.keys.json").read_text())
-    own = [[name, list(value.shape)] for name, value in PAN(PANConfig(scale=scale)).state_dict().items()]
+    own = [
+        [name, list(value.shape)]
+        for name, value in PAN(PANConfig(scale=scale)).state_dict().items()
+    ]
     assert own == keys
 
 

@@ -40,7 +40,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from lowvis_pan.data import CropBatches, list_photos, pack_photos, split_photos
@@ -155,7 +155,7 @@ def train(config: TrainConfig) -> Path:
     if config.initial is not None:
         _start_from(network, config.initial)
     network = network.to(fabric.device).to(memory_format=torch.channels_last)
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average))
+    averaged = AveragedModel(network, avg_fn=_moving_average(config.average))
     optimizer = torch.optim.Adam(
         network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
     )
@@ -264,6 +264,16 @@ def _fabric(config: TrainConfig) -> Fabric:
     # float16 would need a loss scale, and hardware without bfloat16 is rare: float32 there.
     precision = "bf16-mixed" if dtype == torch.bfloat16 else "32-true"
     return Fabric(accelerator=device.type, devices=devices, num_nodes=nodes, precision=precision)
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential moving average that forgets the first, untrained steps faster."""
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        steps = int(count)
+        return torch.lerp(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
+
+    return average
 
 
 def _any_process(fabric: Fabric, stop: list[int]) -> int:

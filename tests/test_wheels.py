@@ -1,0 +1,157 @@
+"""Each wheel works alone: with its declared dependencies, without extras, without a network."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+import pytest
+from lowvis_shared.images import Picture, write_image
+from lowvis_shared.testing.pictures import photo
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+WORDS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheels")]
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    uv = os.environ.get("UV") or shutil.which("uv")
+    command = [uv] if uv else [sys.executable, "-m", "uv"]
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [*command, "build", "--all-packages", "--wheel", "--quiet", "--out-dir", str(folder)],
+        cwd=ROOT,
+        check=True,
+    )
+    return folder
+
+
+def required(name: str, found: dict[str, Distribution]) -> None:
+    """Collect what a distribution declares, and what that declares, without extras of its own."""
+    for text in distribution(name).requires or []:
+        requirement = Requirement(text)
+        wanted = canonicalize_name(requirement.name)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        if wanted not in found and not wanted.startswith("lowvis-"):
+            found[wanted] = distribution(wanted)
+            required(wanted, found)
+
+
+@pytest.fixture(scope="session", params=["shared", *WORDS])
+def clean(
+    request: pytest.FixtureRequest, wheels: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A new environment with one package's wheel and links to its declared dependencies only."""
+    word = request.param
+    environment = tmp_path_factory.mktemp(f"clean-{word}")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    site = next(environment.glob("lib/python*/site-packages"))
+    names = ["lowvis-shared"] if word == "shared" else ["lowvis-shared", f"lowvis-{word}"]
+    found: dict[str, Distribution] = {}
+    for name in names:
+        required(name, found)
+        (wheel,) = wheels.glob(f"{name.replace('-', '_')}-*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
+    for dependency in found.values():
+        for file in dependency.files or []:
+            top = file.parts[0]
+            source = Path(str(dependency.locate_file(top)))
+            if top not in ("..", "__pycache__") and not (site / top).exists():
+                (site / top).symlink_to(source)
+    return word, environment
+
+
+def run(
+    environment: Path, code: str, *arguments: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LOWVIS_", "PYTHON"))
+    }
+    # No proxy answers at this address: whatever tried to reach a network would fail.
+    variables |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    variables |= {"LOWVIS_HOME": str(environment / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [environment / "bin" / "python", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=variables,
+        timeout=300,
+        check=False,
+    )
+
+
+def command(word: str) -> str:
+    return f"from lowvis_{word}.cli import main; main()"
+
+
+def test_every_module_of_the_wheel_imports_without_extras(clean: tuple[str, Path]) -> None:
+    word, environment = clean
+    module = f"lowvis_{word}"
+    extras = {"hydra", "omegaconf", "lightning_fabric", "wandb", "openvino", "onnx", "spandrel"}
+    code = f"""
+import importlib, importlib.util, pkgutil, {module}
+present = [name for name in {sorted(extras)} if importlib.util.find_spec(name)]
+assert not present, present
+for found in pkgutil.walk_packages({module}.__path__, "{module}."):
+    if found.name in ("lowvis_{word}.train", "lowvis_{word}.spandrel_bridge"): continue
+    if found.name.endswith("__main__"): continue
+    importlib.import_module(found.name)
+print("imported from", {module}.__file__)
+"""
+    result = run(environment, code)
+    assert result.returncode == 0, result.stderr
+    assert str(environment) in result.stdout
+
+
+def test_wheel_holds_what_it_must(wheels: Path) -> None:
+    for wheel in wheels.glob("*.whl"):
+        names = zipfile.ZipFile(wheel).namelist()
+        assert any(name.endswith("/py.typed") for name in names), wheel
+        assert any(re.search(r"licenses?/LICENSE$", name) for name in names), wheel
+        assert wheel.stat().st_size < 8 * 2**20, wheel
+
+
+def test_pan_upscales_offline_from_its_wheel(clean: tuple[str, Path], tmp_path: Path) -> None:
+    word, environment = clean
+    if word != "pan":
+        pytest.skip("the main job of lowvis-pan")
+    write_image(Picture(photo(24, 32)), tmp_path / "photo.png")
+    for scale in (2, 3, 4):
+        out = f"x{scale}"
+        arguments = ["upscale", "photo.png", "-o", out, "--scale", str(scale), "--compare"]
+        result = run(environment, command(word), *arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert {path.name for path in (tmp_path / out).iterdir()} == {
+            "photo.png",
+            "photo_compare.png",
+        }
+
+
+def test_missing_extra_is_named(clean: tuple[str, Path], tmp_path: Path) -> None:
+    word, environment = clean
+    if word != "pan":
+        pytest.skip("the extras of lowvis-pan")
+    write_image(Picture(photo(24, 32)), tmp_path / "photo.png")
+    for arguments, extra in [
+        (["train", "photos=."], "train"),
+        (["upscale", "photo.png", "-o", "out", "--backend", "openvino"], "openvino"),
+        (["upscale", "photo.png", "-o", "out", "--backend", "onnx"], "onnx"),
+        (["export", "--format", "onnx", "-o", "pan.onnx"], "onnx"),
+    ]:
+        result = run(environment, command(word), *arguments, cwd=tmp_path)
+        assert result.returncode == 69, (arguments, result.stderr)
+        assert f"pip install 'lowvis-pan[{extra}]'" in result.stderr
+        assert "Traceback" not in result.stderr
