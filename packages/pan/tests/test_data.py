@@ -47,7 +47,7 @@ def test_a_pack_is_reused_until_a_photograph_changes(folder: Path, tmp_path: Pat
 def test_broken_photograph_fails_or_is_left_out(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.jpg").write_bytes(b"")
     photos = list_photos(folder)
-    with pytest.raises(InputError, match="broken.jpg"):
+    with pytest.raises(InputError, match=r"broken\.jpg"):
         pack_photos(photos, scale=4, minimum=8, folder=tmp_path / "pack")
     assert list((tmp_path / "pack").glob("*.bin")) == []
     packed = pack_photos(photos, scale=4, minimum=8, folder=tmp_path / "pack", on_error="skip")

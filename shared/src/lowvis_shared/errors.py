@@ -1,4 +1,4 @@
-"""Every error that lowvis raises on purpose, each with an exit code and, where one helps, a hint."""
+"""Every error that lowvis raises on purpose: an exit code and, where one helps, a hint."""
 
 from typing import ClassVar
 

@@ -1,0 +1,58 @@
+"""Reproduction: what a paper claims, what we measured, and pages that say the same.
+
+A package's ``reproduce`` command is one call, with one function for each ``kind`` of measurement::
+
+    def measure_psnr(row: Row, context: Context) -> Measurement: ...
+
+    reproduce_package(PACKAGE, {"psnr_y": measure_psnr}, Context(device="cpu"))
+
+``python -m lowvis_shared.reproduce check`` proves that papers, evidence and pages agree.
+"""
+
+from lowvis_shared.reproduce.command import reproduce_package
+from lowvis_shared.reproduce.evidence import check, render_benchmark, update
+from lowvis_shared.reproduce.paper import Paper, Row, load_paper
+from lowvis_shared.reproduce.results import (
+    Context,
+    Measurement,
+    Measurer,
+    Result,
+    RowResult,
+    Unavailable,
+    find_root,
+    git_state,
+    markdown_table,
+    newest_result,
+    raise_if_outside,
+    read_result,
+    render_table,
+    run_paper,
+    show_table,
+    write_result,
+)
+
+__all__ = [
+    "Context",
+    "Measurement",
+    "Measurer",
+    "Paper",
+    "Result",
+    "Row",
+    "RowResult",
+    "Unavailable",
+    "check",
+    "find_root",
+    "git_state",
+    "load_paper",
+    "markdown_table",
+    "newest_result",
+    "raise_if_outside",
+    "read_result",
+    "render_benchmark",
+    "render_table",
+    "reproduce_package",
+    "run_paper",
+    "show_table",
+    "update",
+    "write_result",
+]

@@ -1,0 +1,55 @@
+"""What every package's ``reproduce`` command does."""
+
+from collections.abc import Mapping
+
+from lowvis_shared.cli import logger, print_json
+from lowvis_shared.plugins import PackageInfo
+from lowvis_shared.reproduce.evidence import update
+from lowvis_shared.reproduce.paper import load_paper
+from lowvis_shared.reproduce.results import (
+    Context,
+    Measurer,
+    as_json,
+    find_root,
+    raise_if_outside,
+    run_paper,
+    show_table,
+    write_result,
+)
+
+
+def reproduce_package(
+    package: PackageInfo,
+    measurers: Mapping[str, Measurer],
+    context: Context | None = None,
+    *,
+    only: str = "*",
+    json: bool = False,
+) -> None:
+    """Measure a paper's rows and show the table; in a checkout also keep the evidence.
+
+    Evidence, ``benchmarks/results/<word>/<date>-<commit>.json`` and the tables in the pages made
+    from it, is written only for a run over all rows.
+
+    Args:
+        package: Whose paper.
+        measurers: By the ``kind`` of a row's ``measure``; see `run_paper`.
+        context: What the measurers may use.
+        only: A glob over the ids of the rows.
+        json: Print the evidence as one JSON object, not the table.
+
+    Raises:
+        ReproductionError: A row that ran fell outside its tolerance.
+    """
+    paper = load_paper(package.paper_toml)
+    result = run_paper(paper, measurers, context, only=only)
+    if json:
+        print_json(as_json(result))
+    else:
+        show_table(result)
+    root = find_root()
+    if root is not None and len(result.rows) == len(paper.rows):
+        logger.info("wrote %s", write_result(result, root / "benchmarks" / "results"))
+        for page in update(root):
+            logger.info("updated %s", page)
+    raise_if_outside(result)
