@@ -80,7 +80,7 @@ def load_weights(network: PAN, weights: str | Path) -> LoadedWeights:
     scale = network.config.scale
     path = resolve_weights(weights, scale)
     state_dict, metadata = load_weights_file(path)
-    looks_like = config_of(state_dict) if is_pan(state_dict) else None
+    looks_like = config_of(state_dict, source=str(path)) if is_pan(state_dict) else None
     hint = None
     if looks_like is not None and looks_like.scale != scale:
         hint = f"this looks like PAN x{looks_like.scale}; x{scale} was asked for"

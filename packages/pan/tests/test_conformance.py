@@ -1,0 +1,5 @@
+from lowvis_shared.testing import PackageConformance
+
+
+class TestConformance(PackageConformance):
+    word = "pan"
