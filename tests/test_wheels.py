@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
@@ -46,13 +48,20 @@ def required(name: str, found: dict[str, Distribution]) -> None:
             required(wanted, found)
 
 
-@pytest.fixture(scope="session", params=["shared", *WORDS])
-def clean(
-    request: pytest.FixtureRequest, wheels: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path]:
-    """A new environment with one package's wheel and links to its declared dependencies only."""
-    word = request.param
-    environment = tmp_path_factory.mktemp(f"clean-{word}")
+@pytest.fixture(scope="session")
+def clean(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Make an environment with one package's wheel and links to its declared dependencies only."""
+
+    @cache
+    def make(word: str) -> Path:
+        environment = tmp_path_factory.mktemp(f"clean-{word}")
+        _fill(environment, word, wheels)
+        return environment
+
+    return make
+
+
+def _fill(environment: Path, word: str, wheels: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     site = next(environment.glob("lib/python*/site-packages"))
     names = ["lowvis-shared"] if word == "shared" else ["lowvis-shared", f"lowvis-{word}"]
@@ -68,7 +77,6 @@ def clean(
             source = Path(str(dependency.locate_file(top)))
             if top not in ("..", "__pycache__") and not (site / top).exists():
                 (site / top).symlink_to(source)
-    return word, environment
 
 
 def run(
@@ -97,8 +105,11 @@ def command(word: str) -> str:
     return f"from lowvis_{word}.cli import main; main()"
 
 
-def test_every_module_of_the_wheel_imports_without_extras(clean: tuple[str, Path]) -> None:
-    word, environment = clean
+@pytest.mark.parametrize("word", ["shared", *WORDS])
+def test_every_module_of_the_wheel_imports_without_extras(
+    clean: Callable[[str], Path], word: str
+) -> None:
+    environment = clean(word)
     module = f"lowvis_{word}"
     extras = {"hydra", "omegaconf", "lightning_fabric", "wandb", "openvino", "onnx", "spandrel"}
     code = f"""
@@ -124,15 +135,13 @@ def test_wheel_holds_what_it_must(wheels: Path) -> None:
         assert wheel.stat().st_size < 8 * 2**20, wheel
 
 
-def test_pan_upscales_offline_from_its_wheel(clean: tuple[str, Path], tmp_path: Path) -> None:
-    word, environment = clean
-    if word != "pan":
-        pytest.skip("the main job of lowvis-pan")
+def test_pan_upscales_offline_from_its_wheel(clean: Callable[[str], Path], tmp_path: Path) -> None:
+    environment = clean("pan")
     write_image(Picture(photo(24, 32)), tmp_path / "photo.png")
     for scale in (2, 3, 4):
         out = f"x{scale}"
         arguments = ["upscale", "photo.png", "-o", out, "--scale", str(scale), "--compare"]
-        result = run(environment, command(word), *arguments, cwd=tmp_path)
+        result = run(environment, command("pan"), *arguments, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert {path.name for path in (tmp_path / out).iterdir()} == {
             "photo.png",
@@ -140,10 +149,8 @@ def test_pan_upscales_offline_from_its_wheel(clean: tuple[str, Path], tmp_path: 
         }
 
 
-def test_missing_extra_is_named(clean: tuple[str, Path], tmp_path: Path) -> None:
-    word, environment = clean
-    if word != "pan":
-        pytest.skip("the extras of lowvis-pan")
+def test_missing_extra_is_named(clean: Callable[[str], Path], tmp_path: Path) -> None:
+    environment = clean("pan")
     write_image(Picture(photo(24, 32)), tmp_path / "photo.png")
     for arguments, extra in [
         (["train", "photos=."], "train"),
@@ -151,7 +158,7 @@ def test_missing_extra_is_named(clean: tuple[str, Path], tmp_path: Path) -> None
         (["upscale", "photo.png", "-o", "out", "--backend", "onnx"], "onnx"),
         (["export", "--format", "onnx", "-o", "pan.onnx"], "onnx"),
     ]:
-        result = run(environment, command(word), *arguments, cwd=tmp_path)
+        result = run(environment, command("pan"), *arguments, cwd=tmp_path)
         assert result.returncode == 69, (arguments, result.stderr)
         assert f"pip install 'lowvis-pan[{extra}]'" in result.stderr
         assert "Traceback" not in result.stderr

@@ -363,6 +363,10 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
+_OF_THE_MACHINE = ("photos", "output", "initial", "devices", "nodes", "workers", "wandb")
+"""Settings that weights do not note: paths and how the work was spread."""
+
+
 def _weights_path(config: TrainConfig) -> Path:
     return Path(config.output) / f"pan_x{config.scale}.safetensors"
 
@@ -371,7 +375,9 @@ def _export(
     network: PAN, config: TrainConfig, pairs: list[Pair], step: int, evaluation: Evaluation
 ) -> None:
     images = [to_tensor(Picture(pair.read()[0])) for pair in pairs]
-    settings = {name: str(value) for name, value in asdict(config).items() if name != "photos"}
+    settings = {
+        name: str(getattr(config, name)) for name in asdict(config) if name not in _OF_THE_MACHINE
+    }
     metadata = {
         **settings,
         "architecture": "PAN",
