@@ -10,7 +10,7 @@ import torch
 from lowvis_pan.fast import Engine, bilinear_skip, open_engine
 from lowvis_pan.guard import OUTPUT_RANGE, Guard, calibrate_limit
 from lowvis_pan.model import PAN, SCALES, PANConfig
-from lowvis_pan.weights import DEFAULT_FEATURE_LIMIT
+from lowvis_pan.weights import DEFAULT_FEATURE_LIMIT, load_weights
 from lowvis_shared.images import Picture, read_image, to_tensor
 from lowvis_shared.testing import asset_path, mirror_path
 from lowvis_shared.testing.pictures import photo, stress_patterns
@@ -156,6 +156,19 @@ def test_official_weights_are_untouched_on_photographs(scale: int, name: str) ->
     pixels = np.ascontiguousarray(getattr(data, name)()[100:220, 100:260])
     guard = Guard(official_engine(scale), DEFAULT_FEATURE_LIMIT)
     assert not guard(to_tensor(Picture(pixels)))[1]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_own_weights_are_bounded_on_patterns_and_untouched_on_photographs(scale: int) -> None:
+    network = PAN(PANConfig(scale=scale)).eval()
+    limit = load_weights(network, "own").feature_limit
+    guard = Guard(open_engine(network, backend="torch", device=CPU), limit)
+    for _, image in patterns(33, 48):
+        assert_bounded(guard(image)[0], image, scale)
+    data = pytest.importorskip("skimage.data")
+    for name in ("astronaut", "chelsea", "coffee", "rocket"):
+        pixels = np.ascontiguousarray(getattr(data, name)()[100:220, 100:260])
+        assert not guard(to_tensor(Picture(pixels)))[1], name
 
 
 def test_the_calibrated_limit_leaves_natural_pictures_alone() -> None:
