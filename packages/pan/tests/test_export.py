@@ -25,7 +25,6 @@ def pictures() -> list[torch.Tensor]:
 
 def test_onnx_runs_at_any_size_and_names_itself(network: PAN, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     path = tmp_path / "pan.onnx"
     parity = export(network, path, "onnx", metadata={"note": "of a test"})
     assert parity.max_difference < 1e-4

@@ -16,6 +16,7 @@ from lowvis_shared.files import atomic_write, check_output
 from lowvis_shared.resize import imresize_tensor
 from torch import Tensor
 
+from lowvis_pan.graph import onnx_graph
 from lowvis_pan.identify import config_of
 from lowvis_pan.model import PAN
 
@@ -32,8 +33,6 @@ PARITY_SIZES = ((17, 23), (32, 48), (65, 40))
 
 PARITY_TOLERANCE = 1e-4
 """Largest difference allowed, for outputs around 0..1."""
-
-_OPSET = 18
 
 Run = Callable[[Tensor], Tensor]
 
@@ -131,24 +130,10 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> dict[str,
 def _onnx(network: PAN, notes: Mapping[str, str]) -> tuple[bytes, Run]:
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 # pyright: ignore[reportUnusedImport] - torch needs it
     except ModuleNotFoundError as error:
         raise MissingExtraError("lowvis-pan", "onnx") from error
-    dynamic = {2: torch.export.Dim("height", min=1), 3: torch.export.Dim("width", min=1)}
-    program = torch.onnx.export(
-        network,
-        (_natural_picture(16, 20),),
-        dynamo=True,
-        dynamic_shapes={"image": dynamic},
-        input_names=["image"],
-        output_names=["output"],
-        opset_version=_OPSET,
-        verbose=False,
-    )
-    model: Any = cast("Any", program).model_proto
-    for name, value in notes.items():
-        model.metadata_props.add(key=name, value=value)
-    content: bytes = model.SerializeToString()
+    shape = ("batch", 3, "upscaled height", "upscaled width")
+    content = onnx_graph(network, outputs={"output": shape}, metadata=notes)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> Tensor:
