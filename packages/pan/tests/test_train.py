@@ -171,6 +171,19 @@ def test_two_processes_train_together(photos: Path, tmp_path: Path) -> None:
     assert any(not np.array_equal(together[name], alone[name]) for name in alone)
 
 
+def test_broken_photographs_are_left_out_wherever_they_fall(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path in photos.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    for index in range(2):  # both are among the three of six that are held out
+        (folder / f"{index}_broken.png").write_bytes(b"no picture")
+    config = settings(folder, tmp_path / "run", held_out=3, on_error="skip", steps=4)
+    assert train(config).is_file()
+    with pytest.raises(InputError, match="broken"):
+        train(settings(folder, tmp_path / "other", held_out=3, steps=4))
+
+
 def test_weights_of_another_scale_are_a_start(photos: Path, tmp_path: Path) -> None:
     source = train(settings(photos, tmp_path / "x4", steps=4))
     changes = {"scale": 3, "initial": str(source), "steps": 4, "learning_rate": 0.0, "floor": 0.0}

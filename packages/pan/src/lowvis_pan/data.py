@@ -67,6 +67,24 @@ class PackedPhotos:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PackedPair:
+    """One packed photograph, to validate on."""
+
+    photos: PackedPhotos
+    index: int
+
+    @property
+    def name(self) -> str:
+        """Name of the file it was."""
+        return self.photos.photos[self.index].name
+
+    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the low-resolution picture and the high-resolution one, (H, W, 3)."""
+        high, low = self.photos.pair(self.index)
+        return low, high
+
+
 def list_photos(folder: Path) -> list[Path]:
     """Return the pictures under ``folder``, sub-folders included, in order of their names.
 

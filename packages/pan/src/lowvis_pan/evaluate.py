@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from typing import Protocol as StructuralType
 
 import numpy as np
 import torch
@@ -40,6 +41,15 @@ _FETCHED = ("set5", "set14")
 
 _LARGEST_WHOLE = 150_000
 """Pixels of a low-resolution picture beyond which a network runs in tiles: about 1 GiB."""
+
+
+class ReadablePair(StructuralType):
+    """A named picture that can be read in both resolutions, as a ``Pair`` can."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self) -> tuple[Pixels, Pixels]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +201,7 @@ def folder_pairs(folder: Path, scale: int) -> list[Pair]:
 
 def evaluate(
     upscale: Callable[[Pixels], NDArray[Any]],
-    pairs: Iterable[Pair],
+    pairs: Iterable[ReadablePair],
     scale: int,
     *,
     protocol: Protocol | None = None,
@@ -225,7 +235,7 @@ def evaluate(
 @torch.inference_mode()
 def evaluate_network(
     network: PAN,
-    pairs: Iterable[Pair],
+    pairs: Iterable[ReadablePair],
     scale: int,
     *,
     protocol: Protocol | None = None,

@@ -43,8 +43,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from lowvis_pan.data import CropBatches, list_photos, pack_photos, split_photos
-from lowvis_pan.evaluate import Evaluation, Pair, bicubic, evaluate_network
+from lowvis_pan.data import CropBatches, PackedPair, list_photos, pack_photos, split_photos
+from lowvis_pan.evaluate import Evaluation, bicubic, evaluate_network
 from lowvis_pan.guard import calibrate_limit
 from lowvis_pan.model import PAN, PANConfig
 from lowvis_pan.predict import comparison
@@ -142,14 +142,17 @@ def train(config: TrainConfig) -> Path:
     seed_everything(config.seed)
     training, held_out = split_photos(list_photos(Path(config.photos)), config.held_out)
     with fabric.rank_zero_first():  # the first process packs, the others find it packed
-        photos = pack_photos(
-            training,
-            scale=config.scale,
-            minimum=config.crop,
-            folder=output / "photos",
-            on_error="skip" if config.on_error == "skip" else "fail",
+        photos, unseen = (
+            pack_photos(
+                files,
+                scale=config.scale,
+                minimum=config.crop,
+                folder=output / "photos",
+                on_error="skip" if config.on_error == "skip" else "fail",
+            )
+            for files in (training, held_out)
         )
-    pairs = [Pair(photo.stem, config.scale, photo) for photo in held_out]
+    pairs = [PackedPair(unseen, index) for index in range(len(unseen.photos))]
 
     network = PAN(PANConfig(scale=config.scale))
     if config.initial is not None:
@@ -372,7 +375,7 @@ def _weights_path(config: TrainConfig) -> Path:
 
 
 def _export(
-    network: PAN, config: TrainConfig, pairs: list[Pair], step: int, evaluation: Evaluation
+    network: PAN, config: TrainConfig, pairs: list[PackedPair], step: int, evaluation: Evaluation
 ) -> None:
     images = [to_tensor(Picture(pair.read()[0])) for pair in pairs]
     settings = {
@@ -389,7 +392,7 @@ def _export(
 
 
 @torch.inference_mode()
-def _write_validation_picture(network: PAN, pair: Pair, path: Path) -> None:
+def _write_validation_picture(network: PAN, pair: PackedPair, path: Path) -> None:
     low, _ = pair.read()
     low = low[:128, :128]
     image = to_tensor(Picture(low)).to(next(network.parameters()).device)
