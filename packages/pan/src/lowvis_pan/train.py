@@ -79,8 +79,9 @@ class TrainConfig:
         seed: Seed of the network and of the crops.
         precision: ``fp32``, ``bf16`` (mixed), or what the hardware is best at.
         device: ``auto``, ``cpu`` or ``cuda``.
-        devices: Processes on each machine; under torchrun and SLURM theirs counts.
-        nodes: Machines.
+        devices: Processes on each machine; torchrun sets it, under SLURM it is ``srun``'s
+            ``--ntasks-per-node``.
+        nodes: Machines; likewise.
         workers: Processes that read crops; 0 reads them in the loop.
         log_every: Steps between two lines of ``metrics.jsonl``.
         checkpoint_every: Steps between two checkpoints.
