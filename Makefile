@@ -1,6 +1,6 @@
 # One environment for the whole workspace; every target makes it first if it is not there.
 
-UV ?= $(shell command -v uv 2>/dev/null || echo python3 -m uv)
+UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --no-sync
 DEMO_PHOTO = $(shell $(RUN) python -c "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent / 'data' / 'chelsea.png')")
 
@@ -10,7 +10,7 @@ help:  ## list the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 setup:  ## install everything into .venv (and uv itself, where it is missing)
-	@$(UV) --version >/dev/null 2>&1 || python3 -m pip install --quiet uv
+	@$(UV) --version >/dev/null 2>&1 || (python3 -m venv .uv && .uv/bin/pip install --quiet uv)
 	@$(UV) sync --frozen --all-packages --all-extras --quiet
 
 demo: setup  ## upscale a photograph four times with the embedded weights, into demo/
@@ -19,7 +19,8 @@ demo: setup  ## upscale a photograph four times with the embedded weights, into 
 test: setup  ## run all tests, on two processes
 	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadgroup
 
-lint: setup  ## check style and types
+lint: setup  ## check style, types and the lock file
+	$(UV) lock --check --quiet
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) pyright

@@ -18,7 +18,9 @@ PACKAGES = [
 ]
 
 # What needs a network, a training set, or much time has tests of its own.
-ELSEWHERE = re.compile(r"pip install|torchrun|srun|^lowvis-\w+ (train|reproduce)|--weights official")
+ELSEWHERE = re.compile(
+    r"pip install|torchrun|srun|^lowvis-\w+ (train|reproduce)|--weights official"
+)
 
 pytestmark = pytest.mark.slow
 

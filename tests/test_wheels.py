@@ -80,7 +80,11 @@ def _fill(environment: Path, word: str, wheels: Path) -> None:
 
 
 def run(
-    environment: Path, code: str, *arguments: str, cwd: Path | None = None
+    environment: Path,
+    code: str,
+    *arguments: str,
+    cwd: Path | None = None,
+    flags: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     variables = {
         name: value
@@ -91,7 +95,7 @@ def run(
     variables |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     variables |= {"LOWVIS_HOME": str(environment / "cache"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [environment / "bin" / "python", "-c", code, *arguments],
+        [environment / "bin" / "python", *flags, "-c", code, *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -141,7 +145,9 @@ def test_pan_upscales_offline_from_its_wheel(clean: Callable[[str], Path], tmp_p
     for scale in (2, 3, 4):
         out = f"x{scale}"
         arguments = ["upscale", "photo.png", "-o", out, "--scale", str(scale), "--compare"]
-        result = run(environment, command("pan"), *arguments, cwd=tmp_path)
+        # Nothing may hang on assertions, and nothing may warn.
+        flags = ("-O", "-W", "error")
+        result = run(environment, command("pan"), *arguments, cwd=tmp_path, flags=flags)
         assert result.returncode == 0, result.stderr
         assert {path.name for path in (tmp_path / out).iterdir()} == {
             "photo.png",

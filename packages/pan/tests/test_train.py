@@ -213,7 +213,6 @@ def test_learning_rate_follows_its_schedule() -> None:
         ({"crop": 0}, UsageError),
         ({"schedule": "cosine"}, UsageError),
         ({"decay": 2.0}, UsageError),
-        ({"checkpoint_every": 3}, UsageError),
         ({"photos": "nowhere"}, InputError),
         ({"held_out": 4}, InputError),
         ({"crop": 99}, InputError),
@@ -235,6 +234,15 @@ def test_another_run_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
     train(settings(photos, tmp_path, steps=4))
     with pytest.raises(UsageError, match="batch=1, not 2"):
         train(settings(photos, tmp_path, steps=8, batch=2))
+
+
+def test_tasks_of_slurm_that_would_train_alone_are_refused(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    with pytest.raises(UsageError, match="8 tasks"):
+        train(settings(photos, tmp_path))
 
 
 def test_divergence_ends_the_run_with_a_word(photos: Path, tmp_path: Path) -> None:

@@ -92,8 +92,12 @@ def list_photos(folder: Path) -> list[Path]:
         InputError: The folder does not exist or holds no picture.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: not a folder of photographs", hint="data.folder=FOLDER")
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        raise InputError(f"{folder}: not a folder of photographs", hint="photos=FOLDER")
+    photos = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
     if not photos:
         raise InputError(f"{folder}: holds no picture")
     return photos
@@ -106,7 +110,10 @@ def split_photos(photos: Sequence[Path], held_out: int) -> tuple[list[Path], lis
         InputError: Nothing would be left to train on.
     """
     if held_out >= len(photos):
-        raise InputError(f"{len(photos)} photographs, of which {held_out} are to be held out")
+        raise InputError(
+            f"{len(photos)} photographs, of which {held_out} are to be held out",
+            hint="held_out=1, or more photographs",
+        )
     chosen = {round((i + 0.5) * len(photos) / held_out) for i in range(held_out)}
     training = [photo for i, photo in enumerate(photos) if i not in chosen]
     return training, [photo for i, photo in enumerate(photos) if i in chosen]

@@ -32,8 +32,8 @@ from lowvis_shared.checkpoint import (
     load_weights_file,
     restore_random_state,
 )
-from lowvis_shared.device import choose_device, choose_precision, seed_everything
-from lowvis_shared.errors import UsageError, WeightsError
+from lowvis_shared.device import choose_device, choose_precision, deterministic, seed_everything
+from lowvis_shared.errors import MissingExtraError, UsageError, WeightsError
 from lowvis_shared.files import atomic_write
 from lowvis_shared.images import Picture, to_tensor, write_image
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -77,6 +77,7 @@ class TrainConfig:
         period: Steps between two ``restarts``.
         average: Decay of the exponential moving average that is validated and saved.
         seed: Seed of the network and of the crops.
+        deterministic: Use deterministic algorithms on a GPU too, slower; a CPU's always are.
         precision: ``fp32``, ``bf16`` (mixed), or what the hardware is best at.
         device: ``auto``, ``cpu`` or ``cuda``.
         devices: Processes on each machine; torchrun sets it, under SLURM it is ``srun``'s
@@ -106,6 +107,7 @@ class TrainConfig:
     period: int = 250_000
     average: float = 0.999
     seed: int = 10
+    deterministic: bool = False
     precision: str = "auto"
     device: str = "auto"
     devices: int = 1
@@ -141,6 +143,7 @@ def train(config: TrainConfig) -> Path:
     fabric.launch()
     output = Path(config.output)
     seed_everything(config.seed)
+    deterministic(config.deterministic)
     training, held_out = split_photos(list_photos(Path(config.photos)), config.held_out)
     with fabric.rank_zero_first():  # the first process packs, the others find it packed
         photos, unseen = (
@@ -167,6 +170,7 @@ def train(config: TrainConfig) -> Path:
 
     checkpoints = CheckpointFolder(output / "checkpoints")
     start = 0
+    loss_sum = torch.zeros((), device=fabric.device)  # since the last line of the log
     if (found := checkpoints.latest()) is not None:
         start, state = found
         _require_same_run(config, state["config"])
@@ -174,6 +178,7 @@ def train(config: TrainConfig) -> Path:
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
         restore_random_state(state["random"])
+        loss_sum.copy_(state["loss_sum"])
         logger.info("going on from step %d", start)
     log = MetricsLog(config, start) if fabric.is_global_zero else None
 
@@ -187,6 +192,7 @@ def train(config: TrainConfig) -> Path:
                     "averaged": averaged.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "random": capture_random_state(),
+                    "loss_sum": loss_sum,
                 },
             )
         fabric.barrier()
@@ -211,7 +217,6 @@ def train(config: TrainConfig) -> Path:
         persistent_workers=False,
     )
     loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-    loss_sum = torch.zeros((), device=fabric.device)
     with _progress(config, start, shown=fabric.is_global_zero) as advance, _stop_signal() as stop:
         for step, (low, high) in enumerate(loader, start=start + 1):
             for group in optimizer.param_groups:
@@ -234,7 +239,7 @@ def train(config: TrainConfig) -> Path:
                     log.training(step, mean_loss, learning_rate(config, step - 1))
             if step % config.validate_every == 0 or step == config.steps:
                 validate(step)
-            stopping = _any_process(fabric, stop) if step % config.log_every == 0 else 0
+            stopping = _any_process(fabric, stop)
             if step % config.checkpoint_every == 0 or step == config.steps or stopping:
                 save(step)
             if stopping:
@@ -245,9 +250,6 @@ def train(config: TrainConfig) -> Path:
 def _check(config: TrainConfig) -> None:
     if min(config.crop, config.batch, config.steps, config.held_out, config.log_every) < 1:
         raise UsageError("crop, batch, steps, held_out and log_every must be at least 1")
-    if config.log_every > config.checkpoint_every or config.checkpoint_every % config.log_every:
-        # A logged loss is a mean since the last line: a resumed run repeats whole lines only.
-        raise UsageError("checkpoint_every must be a multiple of log_every")
     if not (0 <= config.decay <= 1 and 0 <= config.average < 1):
         raise UsageError("decay and average are shares between 0 and 1")
     for name, value, known in (
@@ -265,6 +267,13 @@ def _fabric(config: TrainConfig) -> Fabric:
     dtype = choose_precision(cast("Any", config.precision), device)
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
     nodes = int(os.environ.get("GROUP_WORLD_SIZE", config.nodes))
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if "SLURM_PROCID" in os.environ and tasks not in (1, devices * nodes):
+        # Each task would train alone and write over the others.
+        raise UsageError(
+            f"srun started {tasks} tasks for devices={devices} on nodes={nodes}",
+            hint="devices is --ntasks-per-node, nodes is --nodes",
+        )
     # float16 would need a loss scale, and hardware without bfloat16 is rare: float32 there.
     precision = "bf16-mixed" if dtype == torch.bfloat16 else "32-true"
     return Fabric(accelerator=device.type, devices=devices, num_nodes=nodes, precision=precision)
@@ -285,7 +294,8 @@ def _any_process(fabric: Fabric, stop: list[int]) -> int:
     number = stop[0] if stop else 0
     if fabric.world_size == 1:
         return number
-    return int(cast("Tensor", fabric.all_reduce(torch.tensor(number), reduce_op="max")))
+    highest = fabric.all_reduce(torch.tensor(number, device=fabric.device), reduce_op="max")
+    return int(cast("Tensor", highest))
 
 
 def _start_from(network: PAN, initial: str) -> None:
@@ -334,8 +344,10 @@ class MetricsLog:
         spent = float(json.loads(kept[-1])["seconds"]) if kept else 0.0
         self._started, self._wandb = time.monotonic() - spent, None
         if config.wandb != "disabled":
-            import wandb
-
+            try:
+                import wandb
+            except ModuleNotFoundError as error:
+                raise MissingExtraError("lowvis-pan", "train") from error
             self._wandb = wandb.init(
                 project="lowvis-pan",
                 dir=config.output,
@@ -426,7 +438,12 @@ def _stop_signal() -> Generator[list[int]]:
     """Collect Ctrl-C and SIGTERM (a preempted job), so that the loop saves before it ends."""
     received: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(each, lambda number, _: received.append(number)) for each in signals]
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+
+    previous = [signal.signal(each, note) for each in signals]
     try:
         yield received
     finally:

@@ -1,6 +1,6 @@
 """Trained weights by name: our own, which lie in this package, and the authors' published files."""
 
-import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,6 @@ from torch import Tensor
 
 from lowvis_pan.identify import config_of, is_pan
 from lowvis_pan.model import PAN, SCALES
-
-logger = logging.getLogger("lowvis")
 
 OFFICIAL: Mapping[int, Asset] = {scale: find_asset(f"pan/x{scale}/official") for scale in SCALES}
 """The authors' files by scale (trained on DF2K)."""
@@ -81,20 +79,40 @@ def load_weights(network: PAN, weights: str | Path) -> LoadedWeights:
     scale = network.config.scale
     path = resolve_weights(weights, scale)
     state_dict, metadata = load_weights_file(path)
-    looks_like = config_of(state_dict, source=str(path)) if is_pan(state_dict) else None
+    found = _scale_of(path, state_dict, metadata)
     hint = None
-    if looks_like is not None and looks_like.scale != scale:
-        hint = f"this looks like PAN x{looks_like.scale}; x{scale} was asked for"
-        if {scale, looks_like.scale} == {2, 3}:  # the same keys and shapes: nothing else tells
+    if found is not None and found != scale:
+        hint = f"this looks like PAN x{found}; x{scale} was asked for"
+        if {scale, found} == {2, 3}:  # the same keys and shapes: nothing else tells
             raise WeightsError(f"{path} does not upscale x{scale}", hint=hint)
     load_state_dict_strict(network, state_dict, source=str(path), hint=hint)
     return LoadedWeights(
         name=str(weights),
         path=path,
         sha256=sha256_file(path),
-        feature_limit=float(metadata.get("feature_limit", DEFAULT_FEATURE_LIMIT)),
+        feature_limit=_feature_limit(path, metadata),
         metadata=metadata,
     )
+
+
+def _scale_of(
+    path: Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> int | None:
+    """Return the scale that a file is for: what it says, else what the network does."""
+    if metadata.get("architecture") == "PAN" and metadata.get("scale", "") in map(str, SCALES):
+        return int(metadata["scale"])
+    return config_of(state_dict, source=str(path)).scale if is_pan(state_dict) else None
+
+
+def _feature_limit(path: Path, metadata: Mapping[str, str]) -> float:
+    text = metadata.get("feature_limit", str(DEFAULT_FEATURE_LIMIT))
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not (math.isfinite(limit) and limit > 0):
+        raise WeightsError(f"{path} has feature_limit '{text}', which is no positive number")
+    return limit
 
 
 def save_weights(

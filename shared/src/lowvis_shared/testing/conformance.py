@@ -167,21 +167,18 @@ class PackageConformance:
     def test_importing_it_is_light(self) -> None:
         """Neither the package nor its ``--help`` imports optional or heavy libraries."""
         code = (
-            "import contextlib, io, sys, time; start = time.perf_counter(); import torch, cv2, PIL;"
-            f"base = time.perf_counter(); import lowvis_{self.word}.cli as cli;"
+            f"import contextlib, io, sys; import lowvis_{self.word}.cli as cli;"
             f"sys.argv = ['lowvis-{self.word}', '--help']\n"
             "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):"
             " cli.main()\n"
-            f"print(*sorted(set(sys.modules) & set({HEAVY!r})));"
-            "print((time.perf_counter() - base) / (base - start))"
+            f"print(*sorted(set(sys.modules) & set({HEAVY!r})))"
         )
         ran = subprocess.run(  # noqa: S603 - our own code
             [sys.executable, "-c", code], capture_output=True, text=True, check=False
         )
         assert ran.returncode == 0, ran.stderr
-        heavy, ratio = ran.stdout.splitlines()
+        heavy = ran.stdout.strip()
         assert heavy == "", f"importing lowvis_{self.word} imports {heavy}"
-        assert float(ratio) < 5, "importing takes much longer than importing torch: it does work"
 
     def test_public_names_are_documented(self) -> None:
         """Every class and function that the package exports has a docstring."""
