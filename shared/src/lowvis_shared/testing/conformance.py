@@ -364,8 +364,10 @@ class PackageConformance:
         assert used, f"no command block uses lowvis-{self.word}"
         for words in used:
             assert words[1] in group.commands or words[1].startswith("-"), " ".join(words)
-            if words[1] in group.commands:
-                known = {o for p in group.commands[words[1]].params for o in p.opts} | {"--help"}
+            chosen = group.commands.get(words[1])
+            # A command that takes unknown options hands them to someone else, such as Hydra.
+            if chosen and not chosen.context_settings.get("ignore_unknown_options"):
+                known = {o for p in chosen.params for o in p.opts} | {"--help"}
                 options = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
                 assert options <= known | {"--debug", "--"}, " ".join(words)
 
