@@ -1,4 +1,4 @@
-"""Lay out a new package: ``python scripts/new_package.py WORD --title TITLE --url URL``.
+"""Lay out a new package: ``new_package.py WORD --title TITLE --url URL --citation CITATION``.
 
 Writes ``packages/WORD`` with the anatomy that every package shares and names it in the workspace.
 All of `PackageConformance` passes, except what needs the network: that is to be written, in
@@ -17,7 +17,7 @@ from lowvis_shared.errors import OutputError, UsageError
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = Path(__file__).parent / "templates"
-TRAINING_FILES = ("train.py", "data.py", "conf/train.yaml")
+TRAINING_FILES = ("train.py", "data.py", "conf/__init__.py", "conf/train.yaml")
 
 app = typer.Typer(name="new_package.py", add_completion=False)
 

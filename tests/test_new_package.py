@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+from lowvis_shared.checkpoint import CheckpointFolder
+from lowvis_shared.images import Picture, write_image
+from lowvis_shared.testing.pictures import photo
 
 ROOT = Path(__file__).parents[1]
 NEEDS_THE_NETWORK = {
@@ -108,6 +113,69 @@ def test_the_scaffold_is_clean(name: str, request: pytest.FixtureRequest):
     trains = name == "checkout"
     assert (project / "src" / "lowvis_toy" / "train.py").exists() == trains
     assert ("hydra" in (project / "pyproject.toml").read_text()) == trains
+
+
+def test_the_documented_command_runs_as_written(tmp_path: Path):
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    found = re.search(r"^uv run (scripts/new_package\.py (?:.*\\\n)*.*)$", page, re.MULTILINE)
+    assert found
+    script, *arguments = shlex.split(found[1].replace("\\\n", " ").replace("WORD", "toy"))
+    root = empty_checkout(tmp_path / "checkout")
+    made = subprocess.run(
+        [sys.executable, ROOT / script, *arguments, "--root", root],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert (root / "packages" / "toy" / "README.md").is_file()
+
+
+NETWORK = """
+from torch import nn
+
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 48, 3, padding=1), nn.PixelShuffle(4))
+
+
+def load(weights: str) -> nn.Module:
+    raise NotImplementedError
+"""
+
+
+def test_training_that_was_stopped_ends_where_it_would_have(tmp_path: Path):
+    root = empty_checkout(tmp_path / "checkout")
+    assert scaffold(root).returncode == 0
+    project, site = root / "packages" / "toy", root / "site"
+    install(project, site)
+    (project / "src" / "lowvis_toy" / "model.py").write_text(NETWORK)
+    for seed in (1, 2):
+        write_image(Picture(photo(40, 48, seed=seed)), tmp_path / "photos" / f"{seed}.png")
+
+    def train(output: str, *settings: str) -> subprocess.CompletedProcess[str]:
+        line = ["photos=photos", f"output={output}", "crop=16", "batch=2", "device=cpu", *settings]
+        return subprocess.run(
+            [sys.executable, "-m", "lowvis_toy.train", *line],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+            env=os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{project / 'src'}"},
+        )  # fmt: skip
+
+    for output, *settings in (("whole", "steps=4"), ("parts", "steps=2"), ("parts", "steps=4")):
+        trained = train(output, *settings)
+        assert trained.returncode == 0, trained.stderr
+    whole, parts = (
+        CheckpointFolder(tmp_path / output / "checkpoints").latest()
+        for output in ("whole", "parts")
+    )
+    assert whole
+    assert parts
+    assert whole[0] == parts[0] == 4
+    for name, tensor in whole[1]["network"].items():
+        assert torch.equal(tensor, parts[1]["network"][name]), name
+    refused = train("whole", "stesp=8")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+    assert "Traceback" not in refused.stderr
+    assert train("whole", "steps=8", "seed=3").returncode == 2  # not the run that is there
 
 
 def test_the_workspace_names_the_package_and_keeps_the_rest(checkout: Path):

@@ -170,6 +170,55 @@ def test_a_folder_keeps_its_sub_folders_in_the_output(tmp_path: Path):
     assert targets == [Path("a.webp"), Path("sub/a.webp")]
 
 
+@pytest.mark.parametrize("output", ["in/out", "in/sub/out"])
+def test_a_folder_of_results_within_the_inputs_is_no_input(tmp_path: Path, output: str):
+    touch(tmp_path / "in" / "a.png", tmp_path / "in" / "sub" / "b.png")
+    line = ["copy", tmp_path / "in", "-o", tmp_path / output, "--overwrite"]
+    assert [ends(line), ends(line)] == [0, 0]
+    written = {path.relative_to(tmp_path / output) for path in (tmp_path / output).rglob("*.png")}
+    assert written == {Path("a.png"), Path("sub/b.png")}
+
+
+def test_the_folder_of_results_itself_can_be_an_input(tmp_path: Path):
+    touch(tmp_path / "a.png")
+    (job,) = plan_jobs([str(tmp_path)], tmp_path, suffix=".jpg")
+    assert job == Job(tmp_path / "a.png", tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".png", "a" * 300 + "*"])
+def test_names_that_are_too_long_are_errors_of_the_user(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+):
+    touch(tmp_path / "a.png")
+    assert ends(["copy", tmp_path / name, "-o", tmp_path / "out"]) == 65
+    assert ends(["copy", tmp_path / "a.png", "-o", tmp_path / name]) == 73
+    assert capsys.readouterr().err.count("too long") == 2
+
+
+def test_want_of_memory_is_no_defect(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    touch(tmp_path / "a.png", content=b"huge")
+    app = make_app("shared", "Needs memory.")
+
+    @app.command()
+    def whole() -> None:  # pyright: ignore[reportUnusedFunction] - typer calls it
+        raise MemoryError
+
+    @app.command()
+    def files() -> None:  # pyright: ignore[reportUnusedFunction] - typer calls it
+        def work(job: Job, progress: PartProgress) -> dict[str, object]:
+            raise MemoryError
+
+        process_files(plan_jobs([str(tmp_path / "a.png")], tmp_path / "out"), work)
+
+    for name in ("whole", "files"):
+        with pytest.raises(SystemExit) as caught:
+            run(app, [name])
+        assert caught.value.code == 65
+        said = capsys.readouterr().err
+        assert "--tile" in said
+        assert "defect" not in said
+
+
 def test_a_result_keeps_its_suffix_unless_nothing_is_written_under_it(tmp_path: Path):
     touch(tmp_path / "a.JPG", tmp_path / "b.gif", tmp_path / "c.1")
     jobs = plan_jobs([str(tmp_path / name) for name in ("a.JPG", "b.gif", "c.1")], Path("out"))

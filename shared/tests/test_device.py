@@ -13,6 +13,7 @@ from lowvis_shared.device import (
     choose_precision,
     deterministic,
     environment,
+    exact_float32,
     matrix_peak,
     peak_memory,
     seed_everything,
@@ -79,6 +80,23 @@ def test_the_same_seed_gives_the_same_numbers_everywhere() -> None:
     for seed in (-1, 2**32):
         with pytest.raises(UsageError, match="seed"):
             seed_everything(seed)
+
+
+def test_float32_is_not_tf32_within_its_block_and_the_setting_comes_back() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with exact_float32():
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+@needs_cuda
+def test_exact_float32_convolves_in_float32() -> None:
+    image, kernel = torch.rand(1, 64, 32, 32), torch.rand(64, 64, 3, 3)
+    with exact_float32():
+        result = torch.conv2d(image.cuda(), kernel.cuda()).cpu()
+    expected = torch.conv2d(image.double(), kernel.double()).float()
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=0)
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from lowvis_shared.assets import find_asset
 from lowvis_shared.errors import ReproductionError, WeightsError
+from lowvis_shared.files import sha256_file
 from lowvis_shared.plugins import PackageInfo
 from lowvis_shared.reproduce import (
     Context,
@@ -162,6 +164,22 @@ def test_an_error_fails_its_row_and_the_others_go_on(tmp_path: Path):
     assert result.rows[0].reason == "damaged"
 
 
+def test_a_defect_of_a_measurer_fails_its_row_and_ctrl_c_ends_the_run(tmp_path: Path):
+    def broken(row: Row, context: Context) -> Measurement:
+        if row.id == "a":
+            raise ZeroDivisionError("division by zero")
+        if row.id == "c":
+            raise KeyboardInterrupt
+        return Measurement(32.13)
+
+    paper = paper_of(tmp_path, row("a"), row("b"), row("c"))
+    result = run_paper(paper, {"fixed": broken}, only="[ab]")
+    assert [entry.mark for entry in result.rows] == ["✗", "✓"]
+    assert result.rows[0].reason == "ZeroDivisionError: division by zero"
+    with pytest.raises(KeyboardInterrupt):
+        run_paper(paper, {"fixed": broken})
+
+
 def test_a_row_said_to_run_needs_a_measurer(tmp_path: Path):
     with pytest.raises(ReproductionError, match="nothing measures fixed"):
         run_paper(paper_of(tmp_path, PSNR), {})
@@ -292,6 +310,32 @@ def test_check_asks_for_evidence_and_for_a_page_that_shows_it(checkout: Path):
     for file in (checkout / "benchmarks" / "results" / "toy").iterdir():
         file.unlink()
     assert check(checkout) == ["toy: no evidence in benchmarks/results/toy"]
+
+
+def test_check_ties_evidence_to_the_files_that_are_shipped_and_published(checkout: Path):
+    def measured_with(**assets: str) -> list[str]:
+        found = {name.replace("__", "/"): digest for name, digest in assets.items()}
+        paper = load_paper(checkout / "packages" / "toy" / "src" / "lowvis_toy" / "paper.toml")
+        result = run_paper(paper, measure(32.131, assets=found))
+        write_result(result, checkout / "benchmarks" / "results")
+        return check(checkout)
+
+    weights = (
+        checkout / "packages" / "toy" / "src" / "lowvis_toy" / "weights" / "toy_x4.safetensors"
+    )
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    shipped, published = sha256_file(weights), find_asset("pan/x4/official").sha256
+    own = "toy__x4__own"
+    assert measured_with(**{own: shipped, "pan__x4__official": published}) == []
+    assert measured_with(b100__HR__1="0" * 64) == []  # a file of the user
+    (problem,) = measured_with(**{own: "0" * 64})
+    assert all(part in problem for part in ("toy/x4/own", "0" * 64, weights.name, shipped))
+    (problem,) = measured_with(pan__x4__official="0" * 64)
+    assert all(part in problem for part in ("pan/x4/official", "0" * 64, "assets.tsv", published))
+    assert measured_with(**{own: shipped}) == []
+    weights.unlink()
+    assert any("missing" in line for line in check(checkout))
 
 
 def test_the_newest_evidence_counts(checkout: Path):

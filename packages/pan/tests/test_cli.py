@@ -397,6 +397,26 @@ def test_export_writes_and_says_how_close(
     assert run("export", "--format", "caffe", "-o", tmp_path, "--weights", weights)[0] == 2
 
 
+@pytest.mark.parametrize("name", ["new/", "new/deeper/"])
+def test_export_into_a_folder_that_is_to_be_made(
+    run: Run, weights: str, tmp_path: Path, name: str
+) -> None:
+    line = ["export", "--format", "safetensors", "-o", f"{tmp_path}/{name}", "--weights", weights]
+    code, _, said = run(*line)
+    assert code == 0, said
+    assert (tmp_path / name / "pan_x4.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", [["reproduce"], ["evaluate", "--dataset", "b100"]])
+def test_a_mistyped_data_folder_is_refused_before_any_work(
+    run: Run, tmp_path: Path, command: list[str]
+) -> None:
+    code, shown, said = run(*command, "--data-dir", tmp_path / "mistyped")
+    assert code == 2
+    assert shown == ""
+    assert "--data-dir" in said
+
+
 def test_weights_convert_list_and_use(upscale: Run, run: Run, weights: str, tmp_path: Path) -> None:
     converted = tmp_path / "pan.pth"
     code, shown, said = run("weights", "convert", weights, "-o", converted)

@@ -100,6 +100,13 @@ def test_layouts_of_urban100(tmp_path: Path, folder: str, scale: int) -> None:
     assert all(pair.high.name.endswith("_HR.png") for pair in pairs)
 
 
+def test_other_sets_take_the_pictures_of_their_scale(tmp_path: Path) -> None:
+    for scale in (2, 4):
+        save(tmp_path / f"B100/image_SRF_{scale}/1_SRF_{scale}_HR.png")
+    taken = {s: load_pairs("b100", s, data_dir=tmp_path)[0].high.parent.name for s in (2, 3, 4)}
+    assert taken == {2: "image_SRF_2", 3: "image_SRF_4", 4: "image_SRF_4"}
+
+
 def test_urban100_at_half_size_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "Urban100/image_SRF_2/img_001_SRF_2_HR.png", height=24, width=512)
     with pytest.raises(InputError, match="half size"):

@@ -181,3 +181,12 @@ def test_the_calibrated_limit_leaves_natural_pictures_alone() -> None:
     assert limit == pytest.approx(4 * max(magnitudes), rel=1e-5)
     guard = Guard(engine, limit)
     assert not any(guard(image)[1] for image in images)
+
+
+def test_a_limit_is_calibrated_on_the_middle_of_large_pictures() -> None:
+    torch.manual_seed(0)
+    network = PAN(PANConfig(scale=2, blocks=1)).eval()
+    middle = picture(300, 500)
+    framed = torch.nn.functional.pad(middle, (100, 100, 60, 60), value=1e6)
+    limits = [calibrate_limit(network, (each for each in [image])) for image in (middle, framed)]
+    assert limits[1] == pytest.approx(limits[0], rel=1e-5)

@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,48 @@ def test_a_result_too_large_for_memory_is_refused_before_work(upscaler: Upscaler
     picture = Picture(np.broadcast_to(np.uint8(9), (60_000, 60_000, 3)))
     with pytest.raises(InputError, match=r"240000x240000 pixels takes .* GiB"):
         upscaler(picture)
+
+
+def test_the_limit_of_a_container_counts(
+    upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    picture = Picture(photo(64, 64))  # the result is refused below 2 * 4 * 256 * 256 bytes
+    monkeypatch.setattr("lowvis_pan.predict._CGROUP", tmp_path)
+    (tmp_path / "memory.current").write_text("9000000\n")
+    (tmp_path / "memory.max").write_text("9300000\n")
+    with pytest.raises(InputError, match="are free"):
+        upscaler(picture)
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 400000\n")
+    assert upscaler(picture).height == 256
+    (tmp_path / "memory.stat").unlink()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert upscaler(picture).height == 256
+
+
+@pytest.mark.parametrize(
+    ("free", "kept", "pixels"),
+    [
+        (2**30, 0, 2**29 // 6400),
+        (2**30, 2**30, 2**30 // 6400),  # what torch keeps is free to it
+        (2**42, 0, (2**31 - 1) // (24 * 16)),  # kernels count in 32 bits
+    ],
+)
+def test_the_free_memory_of_a_gpu_decides_the_tiles(
+    weights: str, monkeypatch: pytest.MonkeyPatch, free: int, kept: int, pixels: int
+) -> None:
+    upscaler = Upscaler(weights=weights, backend="torch", device="cpu", precision="fp32")
+    monkeypatch.setattr(upscaler, "device", torch.device("cuda"))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, 2**43))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: kept + 10**6)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 10**6)
+    planned: list[int] = []
+
+    def plan(*arguments: Any, max_pixels: int, **options: Any) -> None:
+        planned.append(max_pixels)
+
+    monkeypatch.setattr("lowvis_pan.predict.stream_tiled", plan)
+    upscaler(Picture(photo(8, 8)))
+    assert planned == [pixels]
 
 
 def test_values_that_are_not_finite_are_an_error_and_no_black_picture(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from lowvis_pan import PACKAGE
 from lowvis_pan.reproduce import MEASURERS
+from lowvis_shared.assets import find_asset
 from lowvis_shared.images import Picture, write_image
 from lowvis_shared.reproduce import Context, Result, load_paper, run_paper
 from lowvis_shared.testing import asset_path, mirror_path
@@ -56,6 +57,27 @@ def test_sets_of_the_user_run_when_they_are_there(tmp_path: Path) -> None:
     write_image(Picture(photo(64, 64)), tmp_path / "BSD100/HR/1.png")
     there = run("x4/b100/*", data_dir=tmp_path)
     assert [row.mark for row in there.rows] == ["✗", "✗"]  # one picture is not the set
+
+
+def test_a_set_that_is_here_and_wrong_is_an_error_and_no_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asset_path("pan/x2/official")
+    path = tmp_path / "Urban100/image_SRF_2/img_001_SRF_2_HR.png"
+    write_image(Picture(photo(24, 512)), path)
+    half = run("x2/urban100/psnr", data_dir=tmp_path)
+    assert [row.mark for row in half.rows] == ["✗"]
+    assert "half size" in half.rows[0].reason
+
+    monkeypatch.delenv("LOWVIS_MIRROR", raising=False)
+    monkeypatch.setenv("LOWVIS_HOME", str(tmp_path))
+    assert [row.mark for row in run("x2/set5/psnr").rows] == ["○"]
+    damaged = tmp_path / find_asset("set5/HR/woman.png").path  # the others are absent
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"damaged")
+    result = run("x2/set5/psnr")
+    assert [row.mark for row in result.rows] == ["✗"]
+    assert str(damaged) in result.rows[0].reason
 
 
 def test_rows_are_not_run_where_weights_may_not_be_fetched(

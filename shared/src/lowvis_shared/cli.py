@@ -18,6 +18,7 @@ Exit codes: 0 done, 1 some inputs failed, 2 usage, 65 bad input, 66 weights, 69 
 extra, 70 a defect of lowvis, 73 cannot write, 130 interrupted, 143 terminated.
 """
 
+import errno
 import glob
 import importlib.metadata
 import json as json_format
@@ -46,7 +47,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lowvis_shared.errors import InputError, LowvisError, PartialFailure, UsageError
+from lowvis_shared.errors import (
+    InputError,
+    LowvisError,
+    OutputError,
+    PartialFailure,
+    UsageError,
+)
 from lowvis_shared.files import check_output
 from lowvis_shared.images import IMAGE_SUFFIXES, OUTPUT_SUFFIXES
 
@@ -80,7 +87,10 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")
 ]
 DataDirOption = Annotated[
-    Path | None, typer.Option(help="Folder that holds the data sets, one sub-folder each.")
+    Path | None,
+    typer.Option(
+        exists=True, file_okay=False, help="Folder that holds the data sets, one sub-folder each."
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 QualityOption = Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP files.")]
@@ -216,6 +226,21 @@ class _UnexpectedError(LowvisError):
         self.__cause__ = error
 
 
+def _explain(error: Exception) -> LowvisError:
+    """What to tell the user about an exception that is no `LowvisError`."""
+    if isinstance(error, MemoryError):
+        explained = InputError(
+            "the memory of this machine does not suffice",
+            hint="take a smaller --tile or a smaller picture",
+        )
+    elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        explained = InputError(f"{error.filename}: the name is too long")
+    else:
+        return _UnexpectedError(error)
+    explained.__cause__ = error
+    return explained
+
+
 @contextmanager
 def _termination_as_exit() -> Generator[None]:
     def leave(number: int, _frame: object) -> NoReturn:
@@ -251,9 +276,9 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
         except Exception as error:  # noqa: BLE001 - said in one line, in full with --debug
-            defect = _UnexpectedError(error)
-            report_error(defect)
-            sys.exit(defect.exit_code)
+            explained = _explain(error)
+            report_error(explained)
+            sys.exit(explained.exit_code)
     sys.exit(0)
 
 
@@ -311,10 +336,12 @@ def expand_inputs(
     return [found.path for found in _expand(inputs, suffixes)]
 
 
-def _expand(inputs: Sequence[str], suffixes: Collection[str]) -> list[_Found]:
+def _expand(
+    inputs: Sequence[str], suffixes: Collection[str], output: Path | None = None
+) -> list[_Found]:
     found: dict[str, _Found] = {}
     for text in inputs:
-        for item in _expand_one(text, suffixes):
+        for item in _expand_one(text, suffixes, output):
             found.setdefault(os.path.abspath(item.path), item)  # noqa: PTH100 - keeps links
     if not found:
         raise InputError(f"no pictures in {', '.join(inputs)}", hint=_suffix_hint(suffixes))
@@ -325,10 +352,14 @@ def _suffix_hint(suffixes: Collection[str]) -> str:
     return f"looked for files that end in {' '.join(sorted(suffixes))}"
 
 
-def _expand_one(text: str, suffixes: Collection[str]) -> Iterator[_Found]:
+def _expand_one(text: str, suffixes: Collection[str], output: Path | None) -> Iterator[_Found]:
     path = Path(text)
-    if path.is_dir():
-        yield from _walk(path, suffixes)
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise InputError(f"{text}: {error.strerror}") from error
+    if folder:
+        yield from _walk(path, suffixes, output)
     elif os.path.lexists(path):
         if not path.exists():
             raise InputError(f"{text}: a symbolic link that leads nowhere")
@@ -338,18 +369,24 @@ def _expand_one(text: str, suffixes: Collection[str]) -> Iterator[_Found]:
         if not matches:
             raise InputError(f"{text}: nothing matches")
         for match in matches:
-            yield from _expand_one(match, suffixes)
+            yield from _expand_one(match, suffixes, output)
     else:
         raise InputError(f"{text}: no such file or folder")
 
 
-def _walk(folder: Path, suffixes: Collection[str]) -> Iterator[_Found]:
+def _walk(folder: Path, suffixes: Collection[str], output: Path | None) -> Iterator[_Found]:
     def refuse(error: OSError) -> NoReturn:
         raise InputError(f"{error.filename}: {error.strerror}") from error
 
     skipped = 0
+    results = None if output is None else os.path.realpath(output)
     for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name
+            for name in folders
+            # results of an earlier run, in a folder within the inputs, are no inputs of this one
+            if not name.startswith(".") and os.path.realpath(Path(root, name)) != results
+        )
         for name in sorted(names):
             path = Path(root, name)
             if path.suffix.lower() in suffixes and not name.startswith("."):
@@ -375,7 +412,8 @@ def plan_jobs(
     """Decide where the result of each input goes, before any work is done.
 
     A single file goes to `output` itself when that has a picture's suffix and is no folder;
-    everything else goes below `output`, under its own name, in the sub-folders it came from.
+    everything else goes below `output`, under its own name, in the sub-folders it came from. What
+    lies below an `output` within a folder of inputs is left alone: an earlier run wrote it.
 
     Args:
         inputs: Files, folders and globs, as in `expand_inputs`.
@@ -386,11 +424,15 @@ def plan_jobs(
 
     Raises:
         InputError: As in `expand_inputs`.
+        OutputError: The system takes no such name as `output`.
         UsageError: Two inputs would be written to one file (also where a file system ignores
             case), a result would replace an input, or many inputs are to go into one file.
     """
-    found = _expand(inputs, suffixes)
-    names_file = output.suffix.lower() in suffixes and not output.is_dir()
+    try:
+        names_file = output.suffix.lower() in suffixes and not output.is_dir()
+    except OSError as error:
+        raise OutputError(f"{output}: {error.strerror}") from error
+    found = _expand(inputs, suffixes, output)
     if names_file and (len(inputs) > 1 or Path(inputs[0]).is_dir() or len(found) > 1):
         raise UsageError(
             f"{output} is one file, but the inputs are several", hint="name a folder with -o"
@@ -551,4 +593,4 @@ def _do(
     except LowvisError:
         raise
     except Exception as error:
-        raise _UnexpectedError(error) from error
+        raise _explain(error) from error

@@ -108,6 +108,23 @@ def choose_precision(name: Precision, device: torch.device, *, bit_depth: int = 
     return _DTYPES[name]
 
 
+@contextmanager
+def exact_float32() -> Generator[None]:
+    """Make float32 on an NVIDIA GPU float32 while a block runs.
+
+    By itself torch convolves float32 in TF32, which has 10 bits of mantissa instead of 23. Other
+    dtypes and devices are not affected. The setting is one for all threads.
+    """
+    convolutions = torch.backends.cudnn.allow_tf32
+    products = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.backends.cuda.matmul.allow_tf32 = products
+
+
 def seed_everything(seed: int) -> None:
     """Seed the random generators of Python, NumPy and torch (the CPU and every GPU).
 

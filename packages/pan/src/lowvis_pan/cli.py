@@ -1,5 +1,6 @@
 """The command ``lowvis-pan``: upscale, evaluate, export, reproduce, train and weights."""
 
+import os
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -209,7 +210,9 @@ def export(
     export_format: Annotated[
         str, typer.Option("--format", help="'onnx', 'torchscript' or 'safetensors'.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder for it.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="A file, or a folder for it: FOLDER/.")
+    ],
     scale: ScaleOption = 4,
     weights: WeightsOption = "own",
     overwrite: OverwriteOption = False,
@@ -223,7 +226,9 @@ def export(
     network = PAN(PANConfig(scale=scale))
     resolve_weights(weights, scale, accept_licence=accept_licence, offline=offline)
     loaded = load_weights(network, weights)
-    path = output / f"pan_x{scale}{SUFFIXES[export_format]}" if output.is_dir() else output
+    path = Path(output)
+    if output.endswith(("/", os.sep)) or os.path.isdir(output):  # noqa: PTH112 - also of bad names
+        path /= f"pan_x{scale}{SUFFIXES[export_format]}"
     metadata = {
         **loaded.metadata,
         "weights_sha256": loaded.sha256,

@@ -15,6 +15,7 @@ from typing import Protocol as StructuralType
 import numpy as np
 import torch
 from lowvis_shared.assets import dataset_files, fetch
+from lowvis_shared.device import exact_float32
 from lowvis_shared.errors import InputError
 from lowvis_shared.images import IMAGE_SUFFIXES, Picture, read_image, to_array, to_tensor
 from lowvis_shared.metrics import Protocol, Score, score, summarize, super_resolution_protocol
@@ -41,6 +42,10 @@ _FETCHED = ("set5", "set14")
 
 _LARGEST_WHOLE = 150_000
 """Pixels of a low-resolution picture beyond which a network runs in tiles: about 1 GiB."""
+
+
+class MissingSetError(InputError):
+    """The pictures of a test set are not on this machine, and only the user can bring them."""
 
 
 class ReadablePair(StructuralType):
@@ -140,7 +145,8 @@ def load_pairs(
         The pairs in the order of their names; a low-resolution file is used where one lies there.
 
     Raises:
-        InputError: There is no such set or folder, it holds no pictures, or it is the well-known
+        MissingSetError: The set is neither in `data_dir` nor one that is fetched.
+        InputError: There is no such folder, it holds no pictures, or it is the well-known
             redistribution of Urban100 at half size.
         WeightsError: A picture of Set5 or Set14 cannot be fetched.
     """
@@ -164,7 +170,7 @@ def load_pairs(
         ]
     else:
         where = "come from you" if data_dir is None else f"are not in {data_dir}"
-        raise InputError(
+        raise MissingSetError(
             f"the pictures of {DATASETS[name][0]} {where}",
             hint=f"--data-dir DIR, with {DATASETS[name][0]}/HR/*.png in it",
         )
@@ -184,8 +190,10 @@ def folder_pairs(folder: Path, scale: int) -> list[Pair]:
             f"{folder} is neither a folder nor the name of a test set",
             hint="names are " + ", ".join(DATASETS),
         )
-    # SelfExSR's image_SRF_2 holds Urban100 at half size, so its image_SRF_4 serves every scale.
-    high = _first_folder(folder, ("HR", "image_SRF_4", f"image_SRF_{scale}")) or folder
+    names = [f"image_SRF_{scale}", "image_SRF_4"]
+    if folder.name.lower() == "urban100":  # SelfExSR's image_SRF_2 holds it at half size
+        names.reverse()
+    high = _first_folder(folder, ["HR", *names]) or folder
     low = _first_folder(folder, (f"LR_bicubic/X{scale}", f"LRbicx{scale}"))
     low_files = {} if low is None else {path.stem: path for path in _pictures(low)}
     pairs: list[Pair] = []
@@ -254,7 +262,8 @@ def evaluate_network(
 
     def run(image: torch.Tensor) -> torch.Tensor:
         image = image.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-        return network(image).float()
+        with exact_float32():
+            return network(image).float()
 
     def upscale(low: Pixels) -> NDArray[np.float32]:
         budget = _LARGEST_WHOLE if local else None

@@ -10,6 +10,7 @@ expanded again: f(c + a (x - c)) -> c + (f - c) / a. Natural detail survives thi
 What even that does not calm becomes plain bilinear upscaling, which never leaves 0..1.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -38,6 +39,9 @@ _MIDDLE = 0.5
 The mean of the tile, and local means, leave more patterns unbounded: a white pixel on black is then
 far from the center.
 """
+
+_CALIBRATION_PIXELS = 150_000
+"""Most pixels of one picture that a limit is calibrated on."""
 
 
 class Guard:
@@ -94,8 +98,19 @@ def calibrate_limit(network: PAN, images: Iterable[Tensor]) -> float:
 
     Args:
         network: The trained network.
-        images: Natural low-resolution pictures (1, 3, H, W) in 0..1, some ten or more.
+        images: Natural low-resolution pictures (1, 3, H, W) in 0..1, some ten or more, taken one
+            at a time. Of a larger one only the middle 150,000 pixels count, which bounds memory.
     """
     weight = network.conv_first.weight
     form = InferenceForm(network)
-    return 4 * max(float(form(image.to(weight))[1]) for image in images)
+    return 4 * max(float(form(_middle(image).to(weight))[1]) for image in images)
+
+
+def _middle(image: Tensor) -> Tensor:
+    """Return the middle of a picture, of its shape and at most ``_CALIBRATION_PIXELS``."""
+    height, width = image.shape[2:]
+    share = min(1.0, math.sqrt(_CALIBRATION_PIXELS / (height * width)))
+    rows = max(1, int(height * share))
+    columns = min(width, _CALIBRATION_PIXELS // rows) if share < 1 else width
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[:, :, top : top + rows, left : left + columns]

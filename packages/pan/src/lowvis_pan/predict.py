@@ -39,6 +39,12 @@ _BYTES_PER_PIXEL = {2: 2200, 3: 3600, 4: 6400}
 In 16 bits it takes half of it; ONNX Runtime, which is slower to let go, takes twice.
 """
 
+_LARGEST_MAP = 2**31 - 1
+"""Most elements of a feature map on a GPU, whose kernels count in 32 bits."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux tells a container its limits."""
+
 _BACK_PROJECTION_REACH = 5
 """Input pixels on each side that a back-projection step looks at: two bicubic kernels."""
 
@@ -113,7 +119,7 @@ class Upscaler:
         self.weights = load_weights(self.network, weights)
         self.network.eval()
         self._guards: dict[torch.dtype, Guard] = {}
-        self._engine(choose_precision(precision, self.device))  # what is missing is said now
+        self._engine(self._choose_dtype())  # what is missing is said now
 
     @overload
     def __call__(self, image: Picture, *, progress: Progress | None = None) -> Picture: ...
@@ -150,7 +156,7 @@ class Upscaler:
     def run(self, picture: Picture, *, progress: Progress | None = None) -> tuple[Picture, Report]:
         """Upscale a picture as a call does, and return with it what happened."""
         output = self._empty_output(picture)
-        dtype = choose_precision(self.precision, self.device, bit_depth=picture.bit_depth)
+        dtype = self._choose_dtype(picture.bit_depth)
         counts = {"tiles": 0, "attenuated": 0}
 
         def run_tile(window: Tensor) -> Tensor:
@@ -218,6 +224,11 @@ class Upscaler:
             )
         return result, acted
 
+    def _choose_dtype(self, bit_depth: int = 8) -> torch.dtype:
+        if self.backend == "onnx" and self.precision == "auto":
+            return torch.float32  # the only one it has
+        return choose_precision(self.precision, self.device, bit_depth=bit_depth)
+
     def _engine(self, dtype: torch.dtype) -> Guard:
         """Return the engine of a precision, opened when it is first needed."""
         if dtype not in self._guards:
@@ -235,7 +246,14 @@ class Upscaler:
             each = 2 * _BYTES_PER_PIXEL[self.scale]
         budget = _CPU_BUDGET
         if self.device.type == "cuda":
-            budget = int(torch.cuda.mem_get_info(self.device)[0] * _GPU_SHARE)
+            # What torch keeps of memory that is freed is not free to the driver, but to torch.
+            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(
+                self.device
+            )
+            free = torch.cuda.mem_get_info(self.device)[0] + kept
+            channels = self.network.config.reconstruction_channels
+            largest = _LARGEST_MAP // (channels * self.scale**2)
+            budget = min(int(free * _GPU_SHARE), largest * each)
         return max(budget // each, (4 * self.halo) ** 2)
 
     def _empty_output(self, picture: Picture) -> NDArray[Any]:
@@ -311,6 +329,11 @@ def _clipped_resize(alpha: NDArray[Any], scale: int) -> NDArray[Any]:
 
 def _available_memory() -> int | None:
     """Return the bytes of memory that can be had without swapping, where the system tells."""
+    known = [each for each in (_system_memory(), _container_memory()) if each is not None]
+    return min(known, default=None)
+
+
+def _system_memory() -> int | None:
     information = Path("/proc/meminfo")
     if information.exists():
         for line in information.read_text(encoding="ascii").splitlines():
@@ -319,3 +342,17 @@ def _available_memory() -> int | None:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def _container_memory() -> int | None:
+    """Return what is left of a container's limit; cached files that can be dropped do not count."""
+    limit, current, statistics = (
+        _CGROUP / name for name in ("memory.max", "memory.current", "memory.stat")
+    )
+    if not (limit.exists() and current.exists() and limit.read_text().strip().isdecimal()):
+        return None
+    cached = 0
+    if statistics.exists():
+        fields = dict(line.split() for line in statistics.read_text().splitlines())
+        cached = int(fields.get("inactive_file", 0))
+    return max(0, int(limit.read_text()) - int(current.read_text()) + cached)

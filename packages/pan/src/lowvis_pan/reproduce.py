@@ -5,14 +5,21 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import cast
 
-from lowvis_shared.assets import assets_available
+from lowvis_shared.assets import assets_available, dataset_files, fetch
 from lowvis_shared.cost import measure_cost
 from lowvis_shared.device import choose_device
-from lowvis_shared.errors import InputError, WeightsError
+from lowvis_shared.errors import WeightsError
 from lowvis_shared.files import sha256_file
 from lowvis_shared.reproduce import Context, Measurement, Measurer, Row, Unavailable
 
-from lowvis_pan.evaluate import Evaluation, Pair, evaluate, evaluate_network, load_pairs
+from lowvis_pan.evaluate import (
+    Evaluation,
+    MissingSetError,
+    Pair,
+    evaluate,
+    evaluate_network,
+    load_pairs,
+)
 from lowvis_pan.model import PAN, PANConfig, ablation_configs
 from lowvis_pan.predict import Upscaler
 from lowvis_pan.weights import OFFICIAL, load_weights, resolve_weights
@@ -85,9 +92,9 @@ def _evaluation(
         evaluation = evaluate_network(network.to(choose_device(context.device)), pairs, scale)
     assets = {f"pan/x{scale}/{weights}": loaded.sha256}
     for pair in pairs:
-        assets[f"{dataset}/HR/{pair.name}"] = sha256_file(pair.high)
+        assets[f"{dataset}/HR/{pair.high.name}"] = sha256_file(pair.high)
         if pair.low is not None:
-            assets[f"{dataset}/X{scale}/{pair.name}"] = sha256_file(pair.low)
+            assets[f"{dataset}/X{scale}/{pair.low.name}"] = sha256_file(pair.low)
     return evaluation, assets
 
 
@@ -103,6 +110,7 @@ def _require_weights(weights: str, scale: int, context: Context) -> None:
 
 
 def _pairs(dataset: str, scale: int, context: Context) -> list[Pair]:
+    """Find the pictures; only a set that is absent and may not be fetched is a lack."""
     try:
         return load_pairs(
             dataset,
@@ -111,5 +119,10 @@ def _pairs(dataset: str, scale: int, context: Context) -> list[Pair]:
             accept_licence=context.accept_licence,
             offline=context.offline,
         )
-    except (InputError, WeightsError) as error:
+    except MissingSetError as error:
+        raise Unavailable(str(error)) from error
+    except WeightsError as error:
+        for asset in dataset_files(dataset):
+            if assets_available([asset.name]):
+                fetch(asset, offline=True)  # raises for a file that is here and wrong
         raise Unavailable(str(error)) from error

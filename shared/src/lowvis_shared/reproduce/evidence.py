@@ -17,7 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lowvis_shared.assets import registry
 from lowvis_shared.errors import ReproductionError
+from lowvis_shared.files import sha256_file
 from lowvis_shared.reproduce.paper import Row, load_paper
 from lowvis_shared.reproduce.results import (
     Result,
@@ -30,6 +32,7 @@ from lowvis_shared.reproduce.results import (
 )
 
 _TABLE = re.compile(r"^(<!-- table: (\S+) -->\n).*?^(<!-- end -->)$", re.MULTILINE | re.DOTALL)
+_OWN_WEIGHTS = re.compile(r"(\w+)/(\w+)/own")
 _FIGURE = re.compile(r"(<!-- figure: (\S+) -->)[^\n]*?(<!-- end -->)")
 
 
@@ -49,7 +52,8 @@ def check(root: Path) -> list[str]:
     """What does not agree between papers, evidence and pages; empty when all of it does.
 
     Uses no network and runs no model. Every paper with rows needs evidence that holds exactly its
-    rows with exactly its values, a page that shows it, and pages whose blocks are up to date.
+    rows with exactly its values and was measured with the files that are shipped and published, a
+    page that shows it, and pages whose blocks are up to date.
     """
     problems: list[str] = []
     for toml in sorted((root / "packages").glob("*/src/lowvis_*/paper.toml")):
@@ -75,7 +79,8 @@ def _check_package(root: Path, toml: Path) -> Iterator[str]:
     if newest is None:
         yield f"{paper.word}: no evidence in benchmarks/results/{paper.word}"
         return
-    evidence = {row.id: row for row in read_result(newest).paper.rows}
+    result = read_result(newest)
+    evidence = {row.id: row for row in result.paper.rows}
     name = newest.relative_to(root)
     for row in paper.rows:
         if row.id not in evidence:
@@ -87,9 +92,28 @@ def _check_package(root: Path, toml: Path) -> Iterator[str]:
                 yield f"{name}: row {row.id}: {field.name} {recorded!r}, the paper {claimed!r}"
     for stray in evidence.keys() - {row.id for row in paper.rows}:
         yield f"{name}: row {stray} is not in paper.toml"
+    for problem in _asset_problems(root, result):
+        yield f"{name}: {problem}"
     shown = (page.read_text(encoding="utf-8") for page in _pages(root))
     if not any(f"<!-- table: {paper.word}/" in text for text in shown):
         yield f"{paper.word}: no page shows its table"
+
+
+def _asset_problems(root: Path, result: Result) -> Iterator[str]:
+    """Name the files that the evidence rests on and that are now others than it was made with."""
+    measured = [entry.measurement for entry in result.rows if entry.measurement is not None]
+    recorded = {item for measurement in measured for item in measurement.assets.items()}
+    for name, digest in sorted(recorded):
+        if match := _OWN_WEIGHTS.fullmatch(name):
+            word, network = match.groups()
+            where = f"packages/{word}/src/lowvis_{word}/weights/{word}_{network}.safetensors"
+            current = sha256_file(root / where) if (root / where).is_file() else "missing"
+        elif name in registry():
+            where, current = "assets.tsv", registry()[name].sha256
+        else:  # a file of the user, such as a picture of B100
+            continue
+        if digest != current:
+            yield f"{name} was measured with sha256 {digest}, {where} has {current}"
 
 
 def _results(root: Path) -> Path:

@@ -173,7 +173,7 @@ def run_paper(
     Args:
         paper: What `load_paper` returned.
         measurers: By the ``kind`` of a row's ``measure``. One raises `Unavailable` where what it
-            needs is not here; another `LowvisError` makes that row fail and the others go on.
+            needs is not here; any other exception makes that row fail and the others go on.
         context: What the measurers may use.
         only: A glob over the ids of the rows, such as ``"x4/*"``.
 
@@ -213,6 +213,10 @@ def _measure(row: Row, measurers: Mapping[str, Measurer], context: Context) -> R
         return RowResult(row, None, reason=str(error))
     except LowvisError as error:
         return RowResult(row, None, reason=str(error), failed=True)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded as a failure: one
+        # broken measurer must not lose the hours that the other rows took. Ctrl-C passes.
+        reason = f"{type(error).__name__}: {error}"
+        return RowResult(row, None, reason=reason, failed=True)
     if not math.isfinite(measurement.value):
         return RowResult(row, None, reason=f"measured {measurement.value}", failed=True)
     return RowResult(row, measurement, seconds=round(time.perf_counter() - start, 3))
