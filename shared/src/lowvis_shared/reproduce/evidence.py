@@ -38,13 +38,12 @@ _FIGURE = re.compile(r"(<!-- figure: (\S+) -->)[^\n]*?(<!-- end -->)")
 
 def update(root: Path) -> list[Path]:
     """Rewrite every marked block from the newest evidence; return the pages that changed."""
-    changed: list[Path] = []
-    for page in _pages(root):
-        text = page.read_text(encoding="utf-8")
-        rendered = _render_page(root, page, text)
-        if rendered != text:
-            write_text(page, rendered)
-            changed.append(page)
+    texts = {page: page.read_text(encoding="utf-8") for page in _pages(root)}
+    # All are rendered before one is written: pages that cannot be shall not agree by halves.
+    rendered = {page: _render_page(root, page, text) for page, text in texts.items()}
+    changed = [page for page in rendered if rendered[page] != texts[page]]
+    for page in changed:
+        write_text(page, rendered[page])
     return changed
 
 
