@@ -32,6 +32,7 @@ from lowvis_shared.cli import (
 )
 from lowvis_shared.errors import InputError, OutputError, PartialFailure, UsageError
 from lowvis_shared.files import atomic_write
+from lowvis_shared.testing import heed_interrupts
 
 
 def touch(*paths: Path, content: bytes = b"picture") -> None:
@@ -388,6 +389,7 @@ def test_an_interrupted_run_says_how_far_it_came_and_leaves_nothing_half_done(
         [*command, "copy", str(tmp_path / "in"), "-o", str(output), "--wait", "60"],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 60
     while not (output / "started").exists():

@@ -126,7 +126,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
 @posix_only
 def test_a_read_only_folder_is_named_before_and_during_the_work(tmp_path: Path) -> None:
     for parent in tmp_path.parents:  # pytest's own folders are closed to other users
-        if parent.stat().st_uid == os.geteuid() and parent.name.startswith("pytest-"):
+        if parent.stat().st_uid == os.geteuid() and parent.name.startswith(("pytest-", "popen-")):
             parent.chmod(0o755)
     tmp_path.chmod(0o555)
     try:

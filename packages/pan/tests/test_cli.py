@@ -15,7 +15,7 @@ from lowvis_pan.cli import main
 from lowvis_pan.weights import own_file
 from lowvis_shared.checkpoint import load_weights_file
 from lowvis_shared.images import Picture, read_image, write_image
-from lowvis_shared.testing import asset_path
+from lowvis_shared.testing import asset_path, heed_interrupts
 from lowvis_shared.testing.faults import (
     BAD_FILES,
     ODD_FILES,
@@ -233,6 +233,7 @@ def test_an_interrupted_run_leaves_whole_files_only(
         [sys.executable, "-c", "from lowvis_pan.cli import main; main()", *map(str, line)],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("*.png")) and time.monotonic() < deadline:

@@ -3,6 +3,7 @@
 pytest is imported only where a test calls for it, so `pictures` works without it.
 """
 
+import signal
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ from lowvis_shared.assets import (
 )
 from lowvis_shared.testing.conformance import PackageConformance
 
-__all__ = ["PackageConformance", "asset_path", "mirror_path"]
+__all__ = ["PackageConformance", "asset_path", "heed_interrupts", "mirror_path"]
 
 
 def asset_path(name: str) -> Path:
@@ -37,6 +38,14 @@ def mirror_path(relative: str) -> Path:
     if not (folder / relative).exists():
         _unavailable(f"{folder} holds no {relative}")
     return folder / relative
+
+
+def heed_interrupts() -> None:
+    """For ``preexec_fn`` of a process that a test interrupts: let Ctrl-C reach it.
+
+    A shell makes what it starts in the background ignore Ctrl-C, and so all that this starts.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _unavailable(reason: str) -> NoReturn:
