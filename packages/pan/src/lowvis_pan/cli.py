@@ -26,6 +26,7 @@ from lowvis_shared.cli import (
     QualityOption,
     TileOption,
     WeightsOption,
+    logger,
     make_app,
     parse_tile,
     plan_jobs,
@@ -141,6 +142,7 @@ def upscale(
         if compare:
             before = bicubic_upscale(picture, scale)
             write_image(comparison(before, result), comparison_path, overwrite=overwrite)
+            logger.info("wrote %s", comparison_path)
             figures["comparison"] = comparison_path
         return figures
 

@@ -37,7 +37,7 @@ from lowvis_shared.errors import MissingExtraError, UsageError, WeightsError
 from lowvis_shared.files import atomic_write
 from lowvis_shared.images import Picture, to_tensor, write_image
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -139,6 +139,7 @@ def train(config: TrainConfig) -> Path:
         WeightsError: The initial weights or a checkpoint do not fit, or training diverged.
     """
     _check(config)
+    shape = PANConfig(scale=config.scale)
     fabric = _fabric(config)
     fabric.launch()
     output = Path(config.output)
@@ -158,7 +159,7 @@ def train(config: TrainConfig) -> Path:
         )
     pairs = [PackedPair(unseen, index) for index in range(len(unseen.photos))]
 
-    network = PAN(PANConfig(scale=config.scale))
+    network = PAN(shape)
     if config.initial is not None:
         _start_from(network, config.initial)
     network = network.to(fabric.device).to(memory_format=torch.channels_last)
@@ -468,6 +469,10 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed
     try:
         _job()
+    except MissingMandatoryValue as error:
+        raise UsageError(
+            "the folder of photographs is missing", hint="lowvis-pan train photos=FOLDER"
+        ) from error
     except (HydraException, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split("\n")[:2]).strip()
         raise UsageError(reason, hint="lowvis-pan train --help lists every setting") from error
