@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from lowvis_pan.cli import main
-from lowvis_pan.weights import own_file
 from lowvis_shared.checkpoint import load_weights_file
 from lowvis_shared.images import Picture, read_image, write_image
 from lowvis_shared.testing import asset_path, heed_interrupts
@@ -368,8 +367,6 @@ def test_evaluate_official_on_set5_as_the_readme_says(run: Run) -> None:
 
 
 def test_own_weights_beat_bicubic_by_far(run: Run) -> None:
-    if not own_file(4).is_file():
-        pytest.skip("no trained weights in this checkout")
     asset_path("set5/HR/baby.png")
     code, shown, said = run("evaluate", "--dataset", "set5", "--json", "--backend", "torch")
     assert code == 0, said
