@@ -78,7 +78,7 @@ def test_two_commands_of_the_root_readme_are_targets() -> None:
     assert commands[:2] == ["make demo", "make test"]
     for command in commands:
         result = subprocess.run(
-            [*shlex.split(command), "--dry-run"],
+            ["env", *shlex.split(command), "--dry-run"],  # env takes settings before the command
             cwd=ROOT,
             capture_output=True,
             text=True,
