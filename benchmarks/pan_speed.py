@@ -20,7 +20,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from lowvis_pan.evaluate import evaluate, load_pairs
 from lowvis_pan.fast import Backend, Engine, InferenceForm, open_engine
 from lowvis_pan.model import PAN, PANConfig
 from lowvis_pan.weights import load_weights
@@ -28,6 +27,7 @@ from lowvis_shared.cost import measure_cost
 from lowvis_shared.device import choose_device, environment, matrix_peak
 from lowvis_shared.errors import InputError, MissingExtraError, WeightsError
 from lowvis_shared.images import Picture, to_array, to_tensor
+from lowvis_shared.pairs import evaluate, load_pairs
 from lowvis_shared.reproduce import markdown_table
 from lowvis_shared.testing.pictures import photo
 from torch import Tensor

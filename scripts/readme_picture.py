@@ -7,8 +7,7 @@ other: bicubic interpolation left, PAN right.
 from dataclasses import replace
 from pathlib import Path
 
-from lowvis_pan.predict import comparison
-from lowvis_shared.images import read_image, write_image
+from lowvis_shared.images import comparison, read_image, write_image
 
 ROOT = Path(__file__).parents[1]
 TOP, LEFT, HEIGHT, WIDTH = 330, 560, 400, 440

@@ -1,5 +1,7 @@
 """Counts equal those worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,8 @@ def test_convolutions_and_activations_of_a_small_network() -> None:
         flops=macs + 10 * 12 * 8 + 5 * 6 * 8,
         activations=10 * 12 * 8 + 5 * 6 * 8 + 5 * 6 * 4,
         convolutions=3,
+        # the picture, the first convolution's output and the activation's, and the parameters
+        peak_memory=4 * (10 * 12 * (3 + 8 + 8) + (8 * 27 + 8) + 8 * 18 + 8 + (4 * 8 + 4)),
         input_size=(3, 10, 12),
     )
 
@@ -85,10 +89,11 @@ def test_the_network_is_left_as_it_was() -> None:
         assert torch.equal(value, before[name])
 
 
-def test_half_precision_networks_cost_the_same() -> None:
+def test_half_precision_networks_cost_the_same_and_half_the_memory() -> None:
     network = PixelAttentionUpsampler()
     expected = measure_cost(network, (3, 9, 9))
-    assert measure_cost(network.bfloat16(), (3, 9, 9)) == expected
+    half = measure_cost(network.bfloat16(), (3, 9, 9))
+    assert replace(half, peak_memory=2 * half.peak_memory) == expected
 
 
 def test_sizes_beyond_any_memory_are_counted() -> None:
@@ -115,3 +120,35 @@ def test_uncounted_products_are_refused_instead_of_passed_over(network: nn.Modul
 
     with pytest.raises(UsageError, match="Caller multiplies outside"):
         measure_cost(Caller(), (3, 8, 8))
+
+
+class Chain(nn.Module):
+    """Three convolutions of the same width, the first output kept to the end or not."""
+
+    def __init__(self, *, skip: bool, inplace: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(4, 4, 1, bias=False) for _ in range(3))
+        self.activation = nn.ReLU(inplace=inplace)
+        self.skip = skip
+
+    def forward(self, image: Tensor) -> Tensor:
+        first = features = self.layers[0](image)
+        if not self.skip:
+            del first
+        for layer in list(self.layers)[1:]:
+            features = self.activation(layer(features))
+        return features + first if self.skip else features
+
+
+def test_peak_memory_counts_what_is_alive_at_once() -> None:
+    plane, weights = 4 * 4 * 100, 4 * 3 * 16
+    peaks = {
+        (skip, inplace): measure_cost(Chain(skip=skip, inplace=inplace), (4, 10, 10)).peak_memory
+        for skip in (False, True)
+        for inplace in (False, True)
+    }
+    # the picture, what a layer reads, and what it writes; a skip keeps one more alive
+    assert peaks[False, True] == weights + 3 * plane
+    assert peaks[True, True] == weights + 4 * plane
+    assert peaks[False, False] == weights + 4 * plane
+    assert peaks[True, False] == weights + 5 * plane

@@ -18,6 +18,7 @@ from lowvis_shared.device import (
     peak_memory,
     seed_everything,
     time_function,
+    time_in_turn,
 )
 from lowvis_shared.errors import DeviceError, UsageError
 
@@ -136,6 +137,29 @@ def test_timing_counts_the_repeats_and_not_the_warm_up() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measured for a block on Linux only")
+def test_functions_are_timed_in_turn_after_the_rounds_that_do_not_count() -> None:
+    calls: list[str] = []
+
+    def slow() -> None:
+        calls.append("slow")
+        time.sleep(0.02)
+
+    rounds: list[tuple[int, int]] = []
+    timings = time_in_turn(
+        {"slow": slow, "fast": lambda: calls.append("fast")},
+        device=CPU,
+        warmup=1,
+        repeats=3,
+        progress=lambda done, of: rounds.append((done, of)),
+    )
+    assert calls == ["slow", "fast"] * 4
+    assert rounds == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert timings["slow"].repeats == timings["fast"].repeats == 3
+    assert timings["slow"].minimum_s >= 0.02 > timings["fast"].minimum_s
+    with pytest.raises(UsageError):
+        time_in_turn({}, device=CPU, repeats=0)
+
+
 def test_peak_memory_on_the_cpu_is_that_of_the_block() -> None:
     with peak_memory(CPU) as large:
         torch.ones(50_000_000)  # 200 MB of float32, freed before the end

@@ -334,6 +334,13 @@ def test_check_ties_evidence_to_the_files_that_are_shipped_and_published(checkou
     (problem,) = measured_with(pan__x4__official="0" * 64)
     assert all(part in problem for part in ("pan/x4/official", "0" * 64, "assets.tsv", published))
     assert measured_with(**{own: shipped}) == []
+    # A package of several architectures calls its files by the networks' whole names.
+    other = weights.with_name("net_x4.safetensors")
+    other.write_bytes(b"other")
+    assert measured_with(toy__net_x4__own=sha256_file(other)) == []
+    (problem,) = measured_with(toy__net_x4__own=shipped)
+    assert other.name in problem
+    assert measured_with(**{own: shipped}) == []
     weights.unlink()
     assert any("missing" in line for line in check(checkout))
 

@@ -4,22 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lowvis_pan.evaluate import bicubic, evaluate, evaluate_network, load_pairs
+from lowvis_pan.evaluate import evaluate_network
 from lowvis_pan.model import PAN, PANConfig
-from lowvis_shared.errors import InputError
 from lowvis_shared.images import Picture, write_image
 from lowvis_shared.metrics import Protocol
-from lowvis_shared.resize import imresize
+from lowvis_shared.pairs import load_pairs
 from lowvis_shared.testing import asset_path, mirror_path
 from lowvis_shared.testing.pictures import photo
-
-TINY = {"channels": 4, "reconstruction_channels": 4, "blocks": 1}
-
-
-def save(path: Path, *, height: int = 48, width: int = 40, **picture: object) -> np.ndarray:
-    pixels = photo(height, width, seed=len(path.name))
-    write_image(Picture(pixels, **picture), path)
-    return pixels
 
 
 def published(scale: int, dataset: str) -> list[tuple[str, float, float, float, float]]:
@@ -63,100 +54,15 @@ def test_official_weights_give_the_published_rgb_figures() -> None:
         assert score.psnr == pytest.approx(row[1], abs=1e-3), name
 
 
-def test_bicubic_baseline_of_set5() -> None:
-    asset_path("set5/HR/baby.png")
-    evaluation = evaluate(lambda low: bicubic(low, 4), load_pairs("set5", 4), 4)
-    assert evaluation.psnr == pytest.approx(28.43, abs=0.01)
-
-
-def test_low_resolution_is_made_as_matlab_makes_it_where_no_file_lies_there(
-    tmp_path: Path,
+@pytest.mark.parametrize(("attention", "whole"), [("channel", True), ("spatial", False)])
+def test_only_channel_attention_needs_the_whole_picture(
+    attention: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels = save(tmp_path / "B100/HR/a.png", height=50, width=43)
-    (pair,) = load_pairs("b100", 4, data_dir=tmp_path)
-    low, high = pair.read()
-    assert np.array_equal(high, pixels[:48, :40])  # cropped to a multiple of the scale
-    assert np.array_equal(low, imresize(pixels[:48, :40], scale=1 / 4))
-
-
-@pytest.mark.parametrize("layout", ["LR_bicubic/X4", "LRbicx4"])
-def test_low_resolution_files_are_used_where_they_lie(tmp_path: Path, layout: str) -> None:
-    save(tmp_path / "Manga109/HR/ARMS.png")
-    low = save(tmp_path / "Manga109" / layout / "ARMSx4.png", height=12, width=10)
-    (pair,) = load_pairs("manga109", 4, data_dir=tmp_path)
-    assert pair.name == "ARMS"
-    assert np.array_equal(pair.read()[0], low)
-
-
-@pytest.mark.parametrize("folder", ["urban100", "Urban100/HR", "Urban100/image_SRF_4"])
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_layouts_of_urban100(tmp_path: Path, folder: str, scale: int) -> None:
-    for number in (2, 1):
-        for kind in ("HR", "LR"):
-            name = f"img_{number:03}_SRF_4_{kind}.png"
-            save(tmp_path / folder / name, height=24, width=1024)
-    pairs = load_pairs("urban100", scale, data_dir=tmp_path)
-    assert [pair.name for pair in pairs] == ["img_001", "img_002"]
-    assert all(pair.high.name.endswith("_HR.png") for pair in pairs)
-
-
-def test_other_sets_take_the_pictures_of_their_scale(tmp_path: Path) -> None:
-    for scale in (2, 4):
-        save(tmp_path / f"B100/image_SRF_{scale}/1_SRF_{scale}_HR.png")
-    taken = {s: load_pairs("b100", s, data_dir=tmp_path)[0].high.parent.name for s in (2, 3, 4)}
-    assert taken == {2: "image_SRF_2", 3: "image_SRF_4", 4: "image_SRF_4"}
-
-
-def test_urban100_at_half_size_is_refused(tmp_path: Path) -> None:
-    save(tmp_path / "Urban100/image_SRF_2/img_001_SRF_2_HR.png", height=24, width=512)
-    with pytest.raises(InputError, match="half size"):
-        load_pairs("urban100", 2, data_dir=tmp_path)
-
-
-def test_gray_pictures_are_compared_as_rgb(tmp_path: Path) -> None:
-    pixels = np.repeat(photo(48, 40)[..., :1], 3, axis=2)
-    write_image(Picture(pixels, gray=True), tmp_path / "gray.png")
-    evaluation = evaluate(lambda low: bicubic(low, 2), load_pairs(tmp_path, 2), 2)
-    assert evaluation.psnr > 20
-
-
-def test_bad_sets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="come from you"):
-        load_pairs("urban100", 4)
-    with pytest.raises(InputError, match="are not in"):
-        load_pairs("urban100", 4, data_dir=tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
-        load_pairs("urban100", 4, data_dir=tmp_path / "missing")
-    with pytest.raises(InputError, match="neither a folder nor the name"):
-        load_pairs("set6", 4)
-    with pytest.raises(InputError, match="holds no pictures"):
-        load_pairs(tmp_path, 4)
-
-
-def test_pairs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    save(tmp_path / "HR/a.png")
-    save(tmp_path / "LRbicx4/a.png", height=13, width=10)
-    with pytest.raises(InputError, match="is not 40x48"):
-        load_pairs(tmp_path, 4)[0].read()
-    deep = tmp_path / "deep"
-    write_image(Picture(photo(48, 40).astype(np.uint16)), deep / "a.png")
-    with pytest.raises(InputError, match="holds 16 bits"):
-        load_pairs(deep, 4)[0].read()
-
-
-def test_evaluation_leaves_the_network_as_it_was(tmp_path: Path) -> None:
-    save(tmp_path / "a.png")
-    network = PAN(PANConfig(scale=2, **TINY)).train()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    evaluation = evaluate_network(network, load_pairs(tmp_path, 2), 2)
-    assert network.training
-    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    report = evaluation.as_dict()
-    assert report["protocol"] == {
-        "color": "y-bt601",
-        "border": 2,
-        "quantize": True,
-        "reduction": "mean",
-    }
-    assert report["per_image"][0]["image"] == "a"
-    assert json.loads(json.dumps(report)) == report
+    write_image(Picture(photo(96, 80)), tmp_path / "a.png")
+    monkeypatch.setattr("lowvis_shared.pairs._LARGEST_WHOLE", 1500)
+    shape = {"channels": 4, "reconstruction_channels": 4, "blocks": 1}
+    network = PAN(PANConfig(scale=2, trunk_attention=attention, **shape))
+    seen: set[torch.Size] = set()
+    network.register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].shape))
+    evaluate_network(network, load_pairs(tmp_path, 2), 2)
+    assert (seen == {torch.Size((1, 3, 48, 40))}) == whole

@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lowvis_pan.evaluate import evaluate, load_pairs
 from lowvis_pan.model import PAN, PANConfig
-from lowvis_pan.predict import Upscaler, bicubic_upscale, comparison, upscale
-from lowvis_pan.weights import load_weights, save_weights
+from lowvis_pan.predict import Upscaler, bicubic_upscale, upscale
+from lowvis_pan.weights import load_weights
+from lowvis_shared.checkpoint import save_weights_file
 from lowvis_shared.errors import DeviceError, InputError, UsageError, WeightsError
-from lowvis_shared.images import Picture, to_array, to_tensor
+from lowvis_shared.images import Picture, comparison, to_array, to_tensor
+from lowvis_shared.pairs import evaluate, load_pairs
 from lowvis_shared.resize import imresize
 from lowvis_shared.testing import asset_path
 from lowvis_shared.testing.pictures import make_picture, photo, stress_patterns
@@ -264,7 +265,7 @@ def test_values_that_are_not_finite_are_an_error_and_no_black_picture(
     load_weights(network, weights)
     with torch.no_grad():
         network.conv_last.weight.fill_(3e38)
-    save_weights(tmp_path / "huge.safetensors", network.state_dict(), {"feature_limit": "8"})
+    save_weights_file(tmp_path / "huge.safetensors", network.state_dict(), {"feature_limit": "8"})
     broken = Upscaler(
         weights=tmp_path / "huge.safetensors", backend="torch", precision="bf16", guard=False
     )

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lowvis_pan.evaluate import Pixels
 from lowvis_pan.export import convert
 from lowvis_pan.identify import config_of
 from lowvis_pan.model import PAN, PANConfig
@@ -11,6 +10,7 @@ from lowvis_pan.weights import load_weights
 from lowvis_shared.checkpoint import load_weights_file
 from lowvis_shared.errors import WeightsError
 from lowvis_shared.images import Picture, to_tensor
+from lowvis_shared.pairs import Pixels
 from lowvis_shared.testing import asset_path
 from lowvis_shared.testing.pictures import photo
 

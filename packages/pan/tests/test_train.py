@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lowvis_pan.evaluate import Pair, bicubic, evaluate, evaluate_network
+from lowvis_pan.evaluate import evaluate_network
 from lowvis_pan.model import PAN
-from lowvis_pan.train import TrainConfig, learning_rate, main, train
+from lowvis_pan.train import TrainConfig, main, train
 from lowvis_pan.weights import load_weights
 from lowvis_shared.checkpoint import load_weights_file
 from lowvis_shared.errors import InputError, UsageError, WeightsError
 from lowvis_shared.images import Picture, write_image
+from lowvis_shared.pairs import Pair, bicubic, evaluate
 from lowvis_shared.testing.pictures import photo
 
 
@@ -193,18 +194,6 @@ def test_weights_of_another_scale_are_a_start(photos: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(after["trunk_conv.weight"], before["trunk_conv.weight"])
     np.testing.assert_allclose(after["upconv1.weight"], before["upconv1.weight"])
     assert "upconv2.weight" not in after
-
-
-def test_learning_rate_follows_its_schedule() -> None:
-    trapezoid = TrainConfig(steps=100, warmup=10, decay=0.4, learning_rate=1.0, floor=0.0)
-    assert learning_rate(trapezoid, 0) == pytest.approx(0.1)
-    assert learning_rate(trapezoid, 10) == learning_rate(trapezoid, 60) == 1.0
-    assert learning_rate(trapezoid, 80) == pytest.approx(0.5)
-    assert learning_rate(trapezoid, 99) == pytest.approx(1 / 40)
-    restarts = TrainConfig(schedule="restarts", warmup=0, period=100, learning_rate=1.0, floor=0.0)
-    assert learning_rate(restarts, 0) == learning_rate(restarts, 100) == 1.0
-    assert learning_rate(restarts, 50) == pytest.approx(0.5)
-    assert learning_rate(restarts, 99) < 0.001
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,27 @@ def _as_state_dict(content: object, path: Path) -> dict[str, Tensor]:
     return state_dict
 
 
+def save_weights_file(
+    path: Path,
+    state_dict: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write weights as safetensors with what is to be known of them.
+
+    Raises:
+        OutputError: The file exists and ``overwrite`` is False, or it cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    content = safetensors.torch.save(tensors, metadata=dict(metadata))
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    atomic_write(path, write, overwrite=overwrite)
+
+
 def load_state_dict_strict(
     model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str, hint: str | None = None
 ) -> None:

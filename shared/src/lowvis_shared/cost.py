@@ -1,12 +1,19 @@
-"""What a network costs: parameters, multiplications, activations and convolutions, exactly."""
+"""What a network costs: parameters, multiplications, activations, convolutions and memory, exactly.
+
+All of it is counted, none of it measured: the figures depend on the network and the size of the
+picture alone.
+"""
 
 import copy
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowvis_shared.errors import UsageError
@@ -32,6 +39,9 @@ class Cost:
             upsampling are not counted.
         activations: Elements of the outputs of all convolutions.
         convolutions: Convolution layers executed, transposed ones included.
+        peak_memory: Most bytes alive at one moment of the pass: parameters, picture and whatever
+            tensors the network keeps, without gradients. What ``torch.cuda.max_memory_allocated``
+            shows, but for the working space of the convolution library.
         input_size: Channels, height and width of the picture.
     """
 
@@ -40,6 +50,7 @@ class Cost:
     flops: int
     activations: int
     convolutions: int
+    peak_memory: int
     input_size: tuple[int, int, int]
 
 
@@ -66,9 +77,10 @@ def measure_cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
             module.register_forward_hook(hook)
     dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32)
     # PyTorch counts every matrix product, whoever asks for it: proof that none escaped the hooks.
-    every_product = FlopCounterMode(display=False)
-    with torch.no_grad(), every_product:
-        twin(torch.empty((1, *input_size), dtype=dtype, device="meta"))
+    every_product, memory = FlopCounterMode(display=False), _LiveMemory(twin)
+    with torch.no_grad(), every_product, memory:
+        picture = torch.empty((1, *input_size), dtype=dtype, device="meta")
+        twin(picture)
     if every_product.get_total_flops() != 2 * counts.macs:
         raise UsageError(
             f"{type(model).__name__} multiplies outside Conv2d, ConvTranspose2d and Linear layers: "
@@ -81,8 +93,50 @@ def measure_cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
         flops=counts.flops,
         activations=counts.activations,
         convolutions=counts.convolutions,
+        peak_memory=memory.peak,
         input_size=input_size,
     )
+
+
+class _LiveMemory(TorchDispatchMode):
+    """Adds up the bytes of a network and of all tensors made while this is active, while they live.
+
+    Args:
+        network: Whose parameters and buffers are there from the start.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.peak = 0
+        self._alive = 0
+        self._storages: dict[int, int] = {}  # bytes by identity: views share a storage
+        for value in (*network.parameters(), *network.buffers()):
+            self._see(value.untyped_storage())
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._see(value.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        identity = id(storage)  # torch keeps the Python object for as long as any tensor uses it
+        if identity not in self._storages:
+            self._storages[identity] = storage.nbytes()
+            self._alive += storage.nbytes()
+            self.peak = max(self.peak, self._alive)
+            weakref.finalize(storage, self._forget, identity)
+
+    def _forget(self, identity: int) -> None:
+        self._alive -= self._storages.pop(identity)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -182,17 +182,57 @@ def time_function(
     Raises:
         UsageError: ``repeats`` is below 1 or ``warmup`` is negative.
     """
-    if repeats < 1 or warmup < 0:
-        raise UsageError(f"cannot time {repeats} runs after {warmup} for warm-up")
+    _check_rounds(warmup, repeats)
     for _ in range(warmup):
         function()
     _synchronize(device)
-    seconds = [_time_once(function, device) for _ in range(repeats)]
+    return _timing([_time_once(function, device) for _ in range(repeats)])
+
+
+def time_in_turn(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    device: torch.device,
+    warmup: int = 2,
+    repeats: int = 7,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Timing]:
+    """Time several functions as `time_function` does, in rounds in which each has one turn.
+
+    A change in the load of the machine then meets all of them alike, so that their ratios hold.
+
+    Args:
+        functions: What to run, by name.
+        device: Where their work runs.
+        warmup: Rounds that do not count.
+        repeats: Rounds that count.
+        progress: Called with the rounds done and their number.
+
+    Raises:
+        UsageError: ``repeats`` is below 1 or ``warmup`` is negative.
+    """
+    _check_rounds(warmup, repeats)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(warmup + repeats):
+        for name, function in functions.items():
+            _synchronize(device)
+            seconds[name].append(_time_once(function, device))
+        if progress is not None:
+            progress(turn + 1, warmup + repeats)
+    return {name: _timing(each[warmup:]) for name, each in seconds.items()}
+
+
+def _check_rounds(warmup: int, repeats: int) -> None:
+    if repeats < 1 or warmup < 0:
+        raise UsageError(f"cannot time {repeats} runs after {warmup} for warm-up")
+
+
+def _timing(seconds: Sequence[float]) -> Timing:
     return Timing(
         median_s=statistics.median(seconds),
         minimum_s=min(seconds),
         spread_s=max(seconds) - min(seconds),
-        repeats=repeats,
+        repeats=len(seconds),
     )
 
 

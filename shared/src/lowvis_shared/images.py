@@ -22,6 +22,7 @@ rounded or dropped with a warning on the logger ``lowvis`` otherwise.
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ __all__ = [
     "OUTPUT_SUFFIXES",
     "Picture",
     "check_writable",
+    "comparison",
     "read_image",
     "to_array",
     "to_tensor",
@@ -159,6 +161,21 @@ def check_writable(
             hint="choose another name, or pass --overwrite to replace it",
         )
     check_output(path, overwrite=overwrite)
+
+
+def comparison(before: Picture, after: Picture) -> Picture:
+    """Put two pictures of the same size and kind side by side, with a thin white line between."""
+    width = max(2, after.width // 400)
+    white = np.iinfo(after.pixels.dtype).max if after.pixels.dtype.kind == "u" else 1
+
+    def beside(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+        line = np.full((right.shape[0], width, *right.shape[2:]), white, right.dtype)
+        return np.concatenate([left, line, right], axis=1)
+
+    alpha = None
+    if before.alpha is not None and after.alpha is not None:
+        alpha = beside(before.alpha, after.alpha)
+    return replace(after, pixels=beside(before.pixels, after.pixels), alpha=alpha)
 
 
 def to_tensor(image: Picture | NDArray[np.float32]) -> Tensor:

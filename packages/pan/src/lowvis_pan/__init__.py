@@ -18,12 +18,12 @@ ECCV 2020 Workshops, https://arxiv.org/abs/2010.01073.
 from importlib.metadata import version
 from importlib.resources import files
 
+from lowvis_shared.pairs import Evaluation as Evaluation
+from lowvis_shared.pairs import Pair as Pair
+from lowvis_shared.pairs import load_pairs as load_pairs
 from lowvis_shared.plugins import ModelEntry, PackageInfo
 
-from lowvis_pan.evaluate import Evaluation as Evaluation
-from lowvis_pan.evaluate import Pair as Pair
 from lowvis_pan.evaluate import evaluate_network as evaluate_network
-from lowvis_pan.evaluate import load_pairs as load_pairs
 from lowvis_pan.model import PAN as PAN
 from lowvis_pan.model import SCALES as SCALES
 from lowvis_pan.model import PANConfig as PANConfig

@@ -38,18 +38,18 @@ from lowvis_shared.cli import (
 from lowvis_shared.device import Precision
 from lowvis_shared.errors import MissingExtraError, UsageError
 from lowvis_shared.files import sha256_file
-from lowvis_shared.images import MAX_PIXELS, check_writable, read_image, write_image
+from lowvis_shared.images import MAX_PIXELS, check_writable, comparison, read_image, write_image
+from lowvis_shared.pairs import Pixels, bicubic, load_pairs
+from lowvis_shared.pairs import evaluate as evaluate_on
 from lowvis_shared.reproduce import Context, reproduce_package
 from numpy.typing import NDArray
 
 from lowvis_pan import PACKAGE
-from lowvis_pan.evaluate import Pixels, bicubic, load_pairs
-from lowvis_pan.evaluate import evaluate as evaluate_on
 from lowvis_pan.export import SUFFIXES, convert
 from lowvis_pan.export import export as export_network
 from lowvis_pan.fast import Backend
 from lowvis_pan.model import PAN, SCALES, PANConfig
-from lowvis_pan.predict import Upscaler, bicubic_upscale, comparison
+from lowvis_pan.predict import Upscaler, bicubic_upscale
 from lowvis_pan.reproduce import MEASURERS
 from lowvis_pan.weights import OFFICIAL, load_weights, own_file, resolve_weights
 

@@ -287,21 +287,6 @@ def bicubic_upscale(picture: Picture, scale: int) -> Picture:
     return replace(picture, pixels=_clipped_resize(picture.pixels, scale), alpha=alpha)
 
 
-def comparison(before: Picture, after: Picture) -> Picture:
-    """Put two pictures of the same size and kind side by side, with a thin white line between."""
-    width = max(2, after.width // 400)
-    white = np.iinfo(after.pixels.dtype).max if after.pixels.dtype.kind == "u" else 1
-
-    def beside(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
-        line = np.full((right.shape[0], width, *right.shape[2:]), white, right.dtype)
-        return np.concatenate([left, line, right], axis=1)
-
-    alpha = None
-    if before.alpha is not None and after.alpha is not None:
-        alpha = beside(before.alpha, after.alpha)
-    return replace(after, pixels=beside(before.pixels, after.pixels), alpha=alpha)
-
-
 def _turned(image: Tensor, turn: int) -> Tensor:
     """Return one of the eight flips and rotations of a square: bit 2 mirrors, bits 0, 1 rotate."""
     if turn & 4:

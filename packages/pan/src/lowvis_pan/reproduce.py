@@ -5,21 +5,22 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import cast
 
-from lowvis_shared.assets import assets_available, dataset_files, fetch
+from lowvis_shared.assets import assets_available
 from lowvis_shared.cost import measure_cost
 from lowvis_shared.device import choose_device
 from lowvis_shared.errors import WeightsError
-from lowvis_shared.files import sha256_file
-from lowvis_shared.reproduce import Context, Measurement, Measurer, Row, Unavailable
-
-from lowvis_pan.evaluate import (
-    Evaluation,
-    MissingSetError,
-    Pair,
-    evaluate,
-    evaluate_network,
-    load_pairs,
+from lowvis_shared.pairs import Evaluation, evaluate
+from lowvis_shared.reproduce import (
+    Context,
+    Measurement,
+    Measurer,
+    Row,
+    Unavailable,
+    find_pairs,
+    pair_assets,
 )
+
+from lowvis_pan.evaluate import evaluate_network
 from lowvis_pan.model import PAN, PANConfig, ablation_configs
 from lowvis_pan.predict import Upscaler
 from lowvis_pan.weights import OFFICIAL, load_weights, resolve_weights
@@ -72,7 +73,7 @@ def _evaluation(
     dataset: str, scale: int, weights: str, option: str, context: Context
 ) -> tuple[Evaluation, Mapping[str, str]]:
     """Evaluate once for the PSNR and the SSIM of the same pictures; with the sums of all files."""
-    pairs = _pairs(dataset, scale, context)
+    pairs = find_pairs(dataset, scale, context)
     _require_weights(weights, scale, context)
     if option:
         upscaler = Upscaler(
@@ -90,12 +91,8 @@ def _evaluation(
         network = PAN(PANConfig(scale=scale))
         loaded = load_weights(network, weights)
         evaluation = evaluate_network(network.to(choose_device(context.device)), pairs, scale)
-    assets = {f"pan/x{scale}/{weights}": loaded.sha256}
-    for pair in pairs:
-        assets[f"{dataset}/HR/{pair.high.name}"] = sha256_file(pair.high)
-        if pair.low is not None:
-            assets[f"{dataset}/X{scale}/{pair.low.name}"] = sha256_file(pair.low)
-    return evaluation, assets
+    weights_asset = {f"pan/x{scale}/{weights}": loaded.sha256}
+    return evaluation, weights_asset | dict(pair_assets(dataset, scale, pairs))
 
 
 def _require_weights(weights: str, scale: int, context: Context) -> None:
@@ -107,22 +104,3 @@ def _require_weights(weights: str, scale: int, context: Context) -> None:
             )
         except WeightsError as error:
             raise Unavailable(str(error)) from error
-
-
-def _pairs(dataset: str, scale: int, context: Context) -> list[Pair]:
-    """Find the pictures; only a set that is absent and may not be fetched is a lack."""
-    try:
-        return load_pairs(
-            dataset,
-            scale,
-            data_dir=context.data_dir,
-            accept_licence=context.accept_licence,
-            offline=context.offline,
-        )
-    except MissingSetError as error:
-        raise Unavailable(str(error)) from error
-    except WeightsError as error:
-        for asset in dataset_files(dataset):
-            if assets_available([asset.name]):
-                fetch(asset, offline=True)  # raises for a file that is here and wrong
-        raise Unavailable(str(error)) from error

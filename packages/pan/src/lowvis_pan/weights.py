@@ -4,13 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import safetensors.torch
 from lowvis_shared.assets import Asset, fetch, find_asset
 from lowvis_shared.checkpoint import load_state_dict_strict, load_weights_file
 from lowvis_shared.errors import WeightsError
-from lowvis_shared.files import atomic_write, sha256_file
+from lowvis_shared.files import sha256_file
 from torch import Tensor
 
 from lowvis_pan.identify import config_of, is_pan
@@ -113,24 +111,3 @@ def _feature_limit(path: Path, metadata: Mapping[str, str]) -> float:
     if not (math.isfinite(limit) and limit > 0):
         raise WeightsError(f"{path} has feature_limit '{text}', which is no positive number")
     return limit
-
-
-def save_weights(
-    path: Path,
-    state_dict: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    *,
-    overwrite: bool = False,
-) -> None:
-    """Write weights as safetensors with what is to be known of them.
-
-    Raises:
-        OutputError: The file exists and ``overwrite`` is False, or it cannot be written.
-    """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    content = safetensors.torch.save(tensors, metadata=dict(metadata))
-
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
-    atomic_write(path, write, overwrite=overwrite)

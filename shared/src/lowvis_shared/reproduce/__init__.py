@@ -11,6 +11,7 @@ A package's ``reproduce`` command is one call, with one function for each ``kind
 
 from lowvis_shared.reproduce.command import reproduce_package
 from lowvis_shared.reproduce.evidence import check, render_benchmark, update
+from lowvis_shared.reproduce.pairs import find_pairs, pair_assets
 from lowvis_shared.reproduce.paper import Paper, Row, load_paper
 from lowvis_shared.reproduce.results import (
     Context,
@@ -41,11 +42,13 @@ __all__ = [
     "RowResult",
     "Unavailable",
     "check",
+    "find_pairs",
     "find_root",
     "git_state",
     "load_paper",
     "markdown_table",
     "newest_result",
+    "pair_assets",
     "raise_if_outside",
     "read_result",
     "render_benchmark",

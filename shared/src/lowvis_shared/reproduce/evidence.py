@@ -105,7 +105,13 @@ def _asset_problems(root: Path, result: Result) -> Iterator[str]:
     for name, digest in sorted(recorded):
         if match := _OWN_WEIGHTS.fullmatch(name):
             word, network = match.groups()
-            where = f"packages/{word}/src/lowvis_{word}/weights/{word}_{network}.safetensors"
+            folder = f"packages/{word}/src/lowvis_{word}/weights"
+            # Networks of a package of one architecture are called by their scale alone.
+            names = f"{word}_{network}.safetensors", f"{network}.safetensors"
+            where = next(
+                (f"{folder}/{name}" for name in names if (root / folder / name).is_file()),
+                f"{folder}/{names[0]}",
+            )
             current = sha256_file(root / where) if (root / where).is_file() else "missing"
         elif name in registry():
             where, current = "assets.tsv", registry()[name].sha256

@@ -44,7 +44,7 @@ MODULES = (
     "reproduce.py",
     "weights.py",
 )
-TRAINING = ("conf", "data.py", "train.py")
+TRAINING = ("conf", "train.py")
 HEAVY = (
     "hydra",
     "lightning",

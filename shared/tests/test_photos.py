@@ -5,10 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lowvis_pan.data import CropBatches, list_photos, pack_photos, split_photos
 from lowvis_shared.errors import InputError
 from lowvis_shared.images import Picture, write_image
+from lowvis_shared.photos import (
+    CropBatches,
+    PackedPair,
+    PackedPhotos,
+    Teacher,
+    list_photos,
+    pack_photos,
+    split_photos,
+)
 from lowvis_shared.resize import imresize, modcrop
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 
@@ -119,3 +128,27 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(InputError, match="no picture"):
         list_photos(tmp_path)
+
+
+def test_a_teachers_picture_lies_behind_the_photographs(folder: Path, tmp_path: Path) -> None:
+    def pack(teacher: Teacher | None) -> PackedPhotos:
+        return pack_photos(
+            list_photos(folder), scale=2, minimum=8, folder=tmp_path / "pack", teacher=teacher
+        )
+
+    def negative(low: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.kron(255 - low, np.ones((2, 2, 1), np.uint8))
+
+    alone, taught = pack(None), pack(Teacher("negative", negative))
+    assert taught.path != alone.path != pack(Teacher("another", negative)).path
+    high, low = taught.pair(1)
+    np.testing.assert_array_equal(high[..., :3], alone.pair(1)[0])
+    np.testing.assert_array_equal(high[..., 3:], negative(low))
+    np.testing.assert_array_equal(PackedPair(taught, 1).read()[1], alone.pair(1)[0])
+
+    # A crop is cut and turned alike for both.
+    (low_crop, high_crop) = CropBatches(taught, crop=8, batch=4, seed=3)[0]
+    assert high_crop.shape == (4, 6, 16, 16)
+    torch.testing.assert_close(high_crop[:, 3:, ::2, ::2], 1 - low_crop)
+    (_, alone_crop) = CropBatches(alone, crop=8, batch=4, seed=3)[0]
+    assert torch.equal(high_crop[:, :3], alone_crop)

@@ -1,29 +1,46 @@
 """Training photographs: packed once into one file, then cropped at random, reproducibly.
 
 Packing decodes every photograph, makes its low-resolution partner with the field's bicubic
-downscaling (of the whole picture, as the paper's training data) and lays both into one
+downscaling (of the whole picture, as the field's training data) and lays both into one
 memory-mapped file: training then reads crops without decoding, whatever the folder's size.
+
+A teacher, a network whose pictures another one learns from, works while packing: its picture lies
+behind the photograph's own channels, so that every crop holds both.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from lowvis_shared.errors import InputError, LowvisError
-from lowvis_shared.files import atomic_write
-from lowvis_shared.images import IMAGE_SUFFIXES, read_image
-from lowvis_shared.resize import imresize, modcrop
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lowvis_shared.errors import InputError, LowvisError
+from lowvis_shared.files import atomic_write
+from lowvis_shared.images import IMAGE_SUFFIXES, read_image
+from lowvis_shared.resize import imresize, modcrop
+
 logger = logging.getLogger("lowvis")
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A network whose pictures are packed beside the photographs.
+
+    Attributes:
+        name: What it is, weights included: another name makes another pack.
+        upscale: Low-resolution picture (H, W, 3) -> (H*scale, W*scale, 3), both 8-bit RGB.
+    """
+
+    name: str
+    upscale: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,7 @@ class PackedPhotos:
         self.path = path
         index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         self.scale: int = index["scale"]
+        self.channels: int = index["channels"]
         self.photos = [Photo(**photo) for photo in index["photos"]]
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
@@ -55,14 +73,17 @@ class PackedPhotos:
         return PackedPhotos, (self.path,)
 
     def pair(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return views (H*scale, W*scale, 3) and (H, W, 3), RGB, of photograph ``index``."""
+        """Return views (H*scale, W*scale, channels) and (H, W, 3) of photograph ``index``.
+
+        The first three channels are its RGB; with a teacher the teacher's RGB follows.
+        """
         photo, scale = self.photos[index], self.scale
-        pixels = photo.height * photo.width * 3
-        middle = photo.offset + pixels * scale * scale
+        pixels = photo.height * photo.width
+        middle = photo.offset + pixels * scale * scale * self.channels
         high = self._bytes[photo.offset : middle]
-        low = self._bytes[middle : middle + pixels]
+        low = self._bytes[middle : middle + pixels * 3]
         return (
-            high.reshape(photo.height * scale, photo.width * scale, 3),
+            high.reshape(photo.height * scale, photo.width * scale, self.channels),
             low.reshape(photo.height, photo.width, 3),
         )
 
@@ -82,7 +103,7 @@ class PackedPair:
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the low-resolution picture and the high-resolution one, (H, W, 3)."""
         high, low = self.photos.pair(self.index)
-        return low, high
+        return low, high[..., :3]
 
 
 def list_photos(folder: Path) -> list[Path]:
@@ -126,6 +147,7 @@ def pack_photos(
     minimum: int,
     folder: Path,
     on_error: Literal["fail", "skip"] = "fail",
+    teacher: Teacher | None = None,
 ) -> PackedPhotos:
     """Pack photographs for training, or reuse a pack made before of the same files.
 
@@ -135,23 +157,30 @@ def pack_photos(
         minimum: Smallest low-resolution side in pixels; smaller photographs are left out.
         folder: Where the pack is kept.
         on_error: Whether a photograph that cannot be read ends the packing or is left out.
+        teacher: Whose pictures are to lie beside the photographs; none when left out.
 
     Raises:
         InputError: A photograph cannot be read (``fail``), or none is left.
     """
-    key = hashlib.sha256(f"pack 1, x{scale}, {minimum}".encode())
+    taught = "" if teacher is None else teacher.name
+    key = hashlib.sha256(f"pack 2, x{scale}, {minimum}, {taught}".encode())
     for photo in photos:
         status = photo.stat()
         key.update(f"\n{photo.resolve()}\t{status.st_size}\t{status.st_mtime_ns}".encode())
     path = folder / f"photos-x{scale}-{key.hexdigest()[:16]}.bin"
     if not path.with_suffix(".json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write_pack(photos, path, scale=scale, minimum=minimum, on_error=on_error)
+        _write_pack(photos, path, scale, minimum, on_error, teacher)
     return PackedPhotos(path)
 
 
 def _write_pack(
-    photos: Sequence[Path], path: Path, *, scale: int, minimum: int, on_error: str
+    photos: Sequence[Path],
+    path: Path,
+    scale: int,
+    minimum: int,
+    on_error: str,
+    teacher: Teacher | None,
 ) -> None:
     packed: list[dict[str, Any]] = []
 
@@ -171,13 +200,17 @@ def _write_pack(
             packed.append(
                 {"name": photo.name, "offset": file.tell(), "height": height, "width": width}
             )
+            low = imresize(high, scale=1 / scale)
+            if teacher is not None:
+                high = np.concatenate([high, teacher.upscale(low)], axis=2)
             file.write(np.ascontiguousarray(high).data)
-            file.write(np.ascontiguousarray(imresize(high, scale=1 / scale)).data)
+            file.write(np.ascontiguousarray(low).data)
         if not packed:
             raise InputError(f"none of the {len(photos)} photographs can be used")
 
     atomic_write(path, write, overwrite=True)
-    index = json.dumps({"scale": scale, "photos": packed}, indent=1)
+    channels = 3 if teacher is None else 6
+    index = json.dumps({"scale": scale, "channels": channels, "photos": packed}, indent=1)
     # The index is written last: a pack without one is not complete.
     atomic_write(path.with_suffix(".json"), lambda file: _write_text(file, index), overwrite=True)
     logger.info("packed %d photographs into %s", len(packed), path)
@@ -193,7 +226,9 @@ def _read_8_bit(path: Path) -> NDArray[np.uint8]:
 
 
 class CropBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch ``step`` of a run: (B, 3, h, w) low and (B, 3, h*scale, w*scale) high, in [0, 1].
+    """Batch ``step`` of a run: (B, 3, h, w) low and (B, C, h*scale, w*scale) high, in [0, 1].
+
+    C is 3, or 6 with a teacher, whose picture comes after the photograph's.
 
     A batch is a pure function of (seed, step, rank): workers, restarts and the order of reading
     change nothing, so a resumed run needs to remember no more than its step.
@@ -236,5 +271,5 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _to_batch(pictures: NDArray[np.uint8]) -> Tensor:
-    # (B, H, W, 3) bytes are channels_last already: permuting leaves them where they are.
+    # (B, H, W, C) bytes are channels_last already: permuting leaves them where they are.
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255)

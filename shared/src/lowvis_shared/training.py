@@ -1,0 +1,458 @@
+"""Training of super-resolution networks: settings, a plain loop, a log, and an exact resumption.
+
+A package brings its network as a `Task` and its processes as a Lightning Fabric, made with what
+`fabric_options` returns; Hydra, wandb and Fabric itself stay in the packages' extra ``train``. A
+run writes into its ``output`` folder: checkpoints, ``metrics.jsonl``, validation pictures, weights.
+Starting it again goes on where it was, bit by bit on a CPU.
+"""
+
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from lowvis_shared.checkpoint import CheckpointFolder, capture_random_state, restore_random_state
+from lowvis_shared.cli import progress_bar
+from lowvis_shared.device import choose_device, choose_precision, deterministic, seed_everything
+from lowvis_shared.errors import UsageError, WeightsError
+from lowvis_shared.files import atomic_write
+from lowvis_shared.images import Picture, comparison, to_tensor, write_image
+from lowvis_shared.pairs import Evaluation, bicubic
+from lowvis_shared.photos import (
+    CropBatches,
+    PackedPair,
+    Teacher,
+    list_photos,
+    pack_photos,
+    split_photos,
+)
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+logger = logging.getLogger("lowvis")
+
+# Settings that weights do not note: paths and how the work was spread.
+_OF_THE_MACHINE = ("photos", "output", "initial", "devices", "nodes", "workers", "wandb")
+
+
+@dataclass
+class SuperResolutionConfig:
+    """Everything that can be set on the command line as ``name=value``.
+
+    Attributes:
+        photos: Folder of photographs of any size, sub-folders included.
+        output: Folder of the run.
+        scale: Upscaling factor.
+        initial: Weights to start from: a name that the package knows, or a path. Weights of another
+            scale give the layers that fit.
+        held_out: Photographs kept out of training, to validate on.
+        on_error: Whether a photograph that cannot be read ends the run or is left out.
+        crop: Low-resolution side of a training crop in pixels.
+        batch: Crops per step and process.
+        steps: Length of the run. A finished run goes on when started with more.
+        learning_rate: Adam's, at its highest.
+        floor: The lowest learning rate, where the schedule ends.
+        schedule: ``trapezoid`` warms up, holds, and decays linearly over the last part;
+            ``restarts`` is cosine annealing that starts anew every ``period``; ``halving`` halves
+            the rate every ``period``.
+        warmup: Steps of warm-up.
+        decay: Share of the steps over which ``trapezoid`` decays.
+        period: Steps between two ``restarts`` or halvings.
+        average: Decay of the exponential moving average that is validated and saved.
+        seed: Seed of the network and of the crops.
+        deterministic: Use deterministic algorithms on a GPU too, slower; a CPU's always are.
+        precision: ``fp32``, ``bf16`` (mixed), or what the hardware is best at.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        devices: Processes on each machine; torchrun sets it, under SLURM it is ``srun``'s
+            ``--ntasks-per-node``.
+        nodes: Machines; likewise.
+        workers: Processes that read crops; 0 reads them in the loop.
+        log_every: Steps between two lines of ``metrics.jsonl``.
+        checkpoint_every: Steps between two checkpoints.
+        validate_every: Steps between two validations.
+        wandb: ``disabled``, ``offline`` or ``online``.
+    """
+
+    photos: str = "???"  # OmegaConf's mark of a setting that must be given
+    output: str = "???"
+    scale: int = 4
+    initial: str | None = None
+    held_out: int = 8
+    on_error: str = "fail"
+    crop: int = 48
+    batch: int = 8
+    steps: int = 20_000
+    learning_rate: float = 1e-3
+    floor: float = 1e-6
+    schedule: str = "trapezoid"
+    warmup: int = 200
+    decay: float = 0.4
+    period: int = 250_000
+    average: float = 0.999
+    seed: int = 10
+    deterministic: bool = False
+    precision: str = "auto"
+    device: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    workers: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 500
+    validate_every: int = 2000
+    wandb: str = "disabled"
+
+    def check(self) -> None:
+        """Refuse settings that make no sense; raises `UsageError`."""
+        counts = ("crop", "batch", "steps", "held_out", "log_every", "period")
+        if min(getattr(self, name) for name in counts) < 1:
+            raise UsageError(f"{', '.join(counts)} must be at least 1")
+        if not (0 <= self.decay <= 1 and 0 <= self.average < 1):
+            raise UsageError("decay and average are shares between 0 and 1")
+        for name, value, known in (
+            ("schedule", self.schedule, ("trapezoid", "restarts", "halving")),
+            ("on_error", self.on_error, ("fail", "skip")),
+            ("wandb", self.wandb, ("disabled", "offline", "online")),
+            ("precision", self.precision, ("auto", "fp32", "bf16")),
+        ):
+            if value not in known:
+                raise UsageError(f"{name}={value} is not one of {', '.join(known)}")
+
+
+Log = Callable[[dict[str, float], int], None]
+"""Takes figures by name, and the step they are of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a package trains.
+
+    Attributes:
+        build: Makes the network, with its initial weights; called after seeding.
+        evaluate: Scores a network on the photographs held out.
+        export: Writes the weights: network, held-out photographs, what is to be noted of them.
+        weights_path: The file that `export` writes.
+        loss: Of an output (B, 3, H, W) and its target: the photograph, in 0..1; with a teacher its
+            picture follows in channels 3 to 5.
+        teacher: A network to learn from; none when left out.
+        same: Settings that a run must keep when it goes on, besides those of the crops.
+        open_log: Called on the first process, where given; what it returns is called with the
+            figures and the step of every line of ``metrics.jsonl``.
+    """
+
+    build: Callable[[], nn.Module]
+    evaluate: Callable[[nn.Module, Sequence[PackedPair]], Evaluation]
+    export: Callable[[nn.Module, Sequence[PackedPair], Mapping[str, str]], None]
+    weights_path: Path
+    loss: Callable[[Tensor, Tensor], Tensor] = F.l1_loss
+    teacher: Teacher | None = None
+    same: tuple[str, ...] = ()
+    open_log: Callable[[], Log] | None = None
+
+
+def fabric_options(config: SuperResolutionConfig) -> dict[str, Any]:
+    """Return what to make the run's ``Fabric`` with: processes of torchrun, SLURM or this one.
+
+    Raises:
+        UsageError: SLURM started another number of tasks than the settings say.
+        DeviceError: There is no such device.
+    """
+    device = choose_device(config.device)
+    dtype = choose_precision(cast("Any", config.precision), device)
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", config.nodes))
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if "SLURM_PROCID" in os.environ and tasks not in (1, devices * nodes):
+        # Each task would train alone and write over the others.
+        raise UsageError(
+            f"srun started {tasks} tasks for devices={devices} on nodes={nodes}",
+            hint="devices is --ntasks-per-node, nodes is --nodes",
+        )
+    # float16 would need a loss scale, and hardware without bfloat16 is rare: float32 there.
+    precision = "bf16-mixed" if dtype == torch.bfloat16 else "32-true"
+    return {
+        "accelerator": device.type,
+        "devices": devices,
+        "num_nodes": nodes,
+        "precision": precision,
+    }
+
+
+def learning_rate(config: SuperResolutionConfig, step: int) -> float:
+    """Learning rate of a step, a function of nothing but the configuration and the step."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "halving":
+        return max(config.floor, config.learning_rate / 2 ** (step // config.period))
+    span = config.learning_rate - config.floor
+    if config.schedule == "restarts":
+        return config.floor + span * (1 + math.cos(math.pi * (step / config.period % 1))) / 2
+    remaining = (config.steps - step) / max(1, round(config.decay * config.steps))
+    return config.floor + span * min(1.0, remaining)
+
+
+def train_network(config: SuperResolutionConfig, fabric: "Fabric", task: Task) -> Path:
+    """Train, or go on training, and return the path of the weights.
+
+    Raises:
+        UsageError: Settings do not make sense, or the output folder holds another run.
+        InputError: A photograph or the folder cannot be used.
+        WeightsError: The initial weights or a checkpoint do not fit, or training diverged.
+    """
+    config.check()
+    fabric.launch()
+    output = Path(config.output)
+    seed_everything(config.seed)
+    deterministic(config.deterministic)
+    training, held_out = split_photos(list_photos(Path(config.photos)), config.held_out)
+    with fabric.rank_zero_first():  # the first process packs, the others find it packed
+        photos, unseen = (
+            pack_photos(
+                files,
+                scale=config.scale,
+                minimum=config.crop,
+                folder=output / "photos",
+                on_error="skip" if config.on_error == "skip" else "fail",
+                teacher=teacher,
+            )
+            for files, teacher in ((training, task.teacher), (held_out, None))
+        )
+    pairs = [PackedPair(unseen, index) for index in range(len(unseen.photos))]
+
+    network = task.build().to(fabric.device).to(memory_format=torch.channels_last)
+    averaged = AveragedModel(network, avg_fn=_moving_average(config.average))
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
+    )
+    model, optimizer = fabric.setup(network, optimizer)
+
+    checkpoints = CheckpointFolder(output / "checkpoints")
+    start = 0
+    loss_sum = torch.zeros((), device=fabric.device)  # since the last line of the log
+    if (found := checkpoints.latest()) is not None:
+        start, state = found
+        _require_same_run(config, state["config"], task.same)
+        network.load_state_dict(state["network"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+        restore_random_state(state["random"])
+        loss_sum.copy_(state["loss_sum"])
+        logger.info("going on from step %d", start)
+    log = None
+    if fabric.is_global_zero:
+        output.mkdir(parents=True, exist_ok=True)
+        log = MetricsLog(output, start, task.open_log() if task.open_log else None)
+
+    def save(step: int) -> None:
+        if fabric.is_global_zero:
+            checkpoints.save(
+                step,
+                {
+                    "config": asdict(config),
+                    "network": network.state_dict(),
+                    "averaged": averaged.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "random": capture_random_state(),
+                    "loss_sum": loss_sum,
+                },
+            )
+        fabric.barrier()
+
+    def validate(step: int) -> None:
+        if log is not None:
+            average = averaged.module
+            evaluation = task.evaluate(average, pairs)
+            log.validation(step, evaluation)
+            picture = output / "pictures" / f"{step:07d}.png"
+            _write_validation_picture(average, pairs[0], config.scale, picture)
+            task.export(average, pairs, _notes(config, step, evaluation))
+        fabric.barrier()
+
+    batches = CropBatches(
+        photos, crop=config.crop, batch=config.batch, seed=config.seed, rank=fabric.global_rank
+    )
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, config.steps),
+        num_workers=config.workers,
+        persistent_workers=False,
+    )
+    loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    with progress_bar(f"training x{config.scale}") as advance, _stop_signal() as stop:
+        for step, (low, high) in enumerate(loader, start=start + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step - 1)
+            loss = task.loss(model(low), high)
+            fabric.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            averaged.update_parameters(network)
+            loss_sum += loss.detach()
+            advance(step, config.steps)
+            if step % config.log_every == 0:
+                mean_loss = float(loss_sum) / config.log_every
+                loss_sum.zero_()
+                if not math.isfinite(mean_loss):
+                    raise WeightsError(
+                        f"training diverged before step {step}", hint="lower learning_rate"
+                    )
+                if log is not None:
+                    log.training(step, mean_loss, learning_rate(config, step - 1))
+            if step % config.validate_every == 0 or step == config.steps:
+                validate(step)
+            stopping = _any_process(fabric, stop)
+            if step % config.checkpoint_every == 0 or step == config.steps or stopping:
+                save(step)
+            if stopping:
+                raise SystemExit(128 + stopping)
+    return task.weights_path
+
+
+class MetricsLog:
+    """Figures of a run as lines of ``metrics.jsonl``.
+
+    Args:
+        folder: Where the file lies.
+        start: Step at which the run goes on: later lines, of a run that was killed, are removed.
+        also: Called with the figures and the step of every line as well.
+    """
+
+    def __init__(self, folder: Path, start: int, also: Log | None = None) -> None:
+        self._path, self._also = folder / "metrics.jsonl", also
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= start]
+
+        def write(file: BinaryIO) -> None:
+            file.write("".join(f"{line}\n" for line in kept).encode())
+
+        atomic_write(self._path, write, overwrite=True)
+        spent = float(json.loads(kept[-1])["seconds"]) if kept else 0.0
+        self._started = time.monotonic() - spent
+
+    def training(self, step: int, loss: float, rate: float) -> None:
+        """Record the mean loss since the last line."""
+        self._write(step, {"loss": loss, "learning_rate": rate})
+
+    def validation(self, step: int, evaluation: Evaluation) -> None:
+        """Record the figures on the held-out photographs."""
+        logger.info("step %d: %.3f dB on the held-out photographs", step, evaluation.psnr)
+        self._write(step, {"psnr": evaluation.psnr, "ssim": evaluation.ssim})
+
+    def _write(self, step: int, figures: dict[str, float]) -> None:
+        seconds = round(time.monotonic() - self._started, 1)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **figures, "seconds": seconds}) + "\n")
+        if self._also is not None:
+            self._also(figures, step)
+
+
+def take_fitting(
+    network: nn.Module, state_dict: Mapping[str, Tensor], *, needed: str, source: str
+) -> None:
+    """Take over every tensor of a state dict that fits a network: a start for its training.
+
+    Args:
+        network: The network to be trained.
+        state_dict: Tensors by the network's own keys, of this scale or another.
+        needed: A key that must be among those that fit.
+        source: What messages call the weights.
+
+    Raises:
+        WeightsError: The key does not fit: these are weights of another network.
+    """
+    own = network.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in state_dict.items()
+        if name in own and own[name].shape == tensor.shape
+    }
+    if needed not in fitting:
+        raise WeightsError(f"{source} holds no layer of this network")
+    network.load_state_dict(fitting, strict=False)
+    logger.info("started from %d of %d tensors of %s", len(fitting), len(own), source)
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential moving average that forgets the first, untrained steps faster."""
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        steps = int(count)
+        return torch.lerp(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
+
+    return average
+
+
+def _any_process(fabric: "Fabric", stop: list[int]) -> int:
+    """Return the number of a signal that any process received, or 0: all must stop together."""
+    number = stop[0] if stop else 0
+    if fabric.world_size == 1:
+        return number
+    highest = fabric.all_reduce(torch.tensor(number, device=fabric.device), reduce_op="max")
+    return int(cast("Tensor", highest))
+
+
+def _require_same_run(
+    config: SuperResolutionConfig, saved: Mapping[str, Any], names: Sequence[str]
+) -> None:
+    for name in ("scale", "seed", "crop", "batch", *names):
+        if saved[name] != getattr(config, name):
+            raise UsageError(
+                f"the run in {config.output} has {name}={saved[name]}, not {getattr(config, name)}",
+                hint="give this run another output=FOLDER",
+            )
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):  # the line that a kill cut short
+        return math.inf
+
+
+def _notes(config: SuperResolutionConfig, step: int, evaluation: Evaluation) -> dict[str, str]:
+    settings = {
+        name: str(value) for name, value in asdict(config).items() if name not in _OF_THE_MACHINE
+    }
+    return {**settings, "step": str(step), "held_out_psnr": f"{evaluation.psnr:.4f}"}
+
+
+@torch.inference_mode()
+def _write_validation_picture(network: nn.Module, pair: PackedPair, scale: int, path: Path) -> None:
+    low, _ = pair.read()
+    low = low[:128, :128]
+    image = to_tensor(Picture(low)).to(next(network.parameters()).device)
+    upscaled = Picture(low).with_pixels(network(image)[0].permute(1, 2, 0).float().cpu().numpy())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(comparison(Picture(bicubic(low, scale)), upscaled), path, overwrite=True)
+
+
+@contextmanager
+def _stop_signal() -> Generator[list[int]]:
+    """Collect Ctrl-C and SIGTERM (a preempted job), so that the loop saves before it ends."""
+    received: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+
+    previous = [signal.signal(each, note) for each in signals]
+    try:
+        yield received
+    finally:
+        for each, handler in zip(signals, previous, strict=True):
+            signal.signal(each, handler)
