@@ -20,6 +20,7 @@ PACKAGES = [
 # What needs a network, a training set, or much time has tests of its own.
 ELSEWHERE = re.compile(
     r"pip install|torchrun|srun|^lowvis-\w+ (train|reproduce)|--weights official"
+    r"|^lowvis-aim2020 rank$"
 )
 
 pytestmark = pytest.mark.slow

@@ -1,5 +1,6 @@
 """Each wheel works alone: with its declared dependencies, without extras, without a network."""
 
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
-from lowvis_shared.images import Picture, write_image
+from lowvis_shared.images import Picture, read_image, write_image
 from lowvis_shared.testing.pictures import photo
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -155,9 +156,33 @@ def test_pan_upscales_offline_from_its_wheel(clean: Callable[[str], Path], tmp_p
         }
 
 
+def test_aim2020_ranks_and_upscales_offline_from_its_wheel(
+    clean: Callable[[str], Path], tmp_path: Path
+) -> None:
+    environment = clean("aim2020")
+    write_image(Picture(photo(24, 32)), tmp_path / "photo.png")
+    flags = ("-O", "-W", "error")
+    rank = ["rank", "--input", "24x24", "--repeats", "1", "--json", "--report", "ranking.html"]
+    result = run(environment, command("aim2020"), *rank, cwd=tmp_path, flags=flags)
+    assert result.returncode == 0, result.stderr
+    entries = json.loads(result.stdout)["entries"]
+    names = {entry["name"] for entry in entries}
+    assert {"msrresnet-x4", "rfdn-x4", "folded-x4"} <= names
+    assert not any(name.startswith("pan") for name in names)  # that package is not there
+    assert all(entry["run_time"] > 0 and entry["flops"] > 0 for entry in entries)
+    assert (tmp_path / "ranking.html").stat().st_size > 1000
+    upscale = ["upscale", "photo.png", "-o", "large.png"]
+    result = run(environment, command("aim2020"), *upscale, cwd=tmp_path, flags=flags)
+    assert result.returncode == 0, result.stderr
+    assert read_image(tmp_path / "large.png").pixels.shape == (96, 128, 3)
+
+
 def test_missing_extra_is_named(clean: Callable[[str], Path], tmp_path: Path) -> None:
     environment = clean("pan")
     write_image(Picture(photo(24, 32)), tmp_path / "photo.png")
+    trained = run(clean("aim2020"), command("aim2020"), "train", "photos=.", cwd=tmp_path)
+    assert trained.returncode == 69
+    assert "pip install 'lowvis-aim2020[train]'" in trained.stderr
     for arguments, extra in [
         (["train", "photos=."], "train"),
         (["upscale", "photo.png", "-o", "out", "--backend", "openvino"], "openvino"),

@@ -258,7 +258,7 @@ def upscaler(
     Returns:
         A function (H, W, 3) uint8 -> (H*scale, W*scale, 3) float32, white is 1.
     """
-    weight = next(network.parameters())
+    weight = next(network.parameters(), torch.zeros(()))
     local = receptive_radius is not None
 
     def run(image: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from lowvis_shared.errors import UsageError
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 GROUP = "lowvis.packages"
+
+
+class Load(Protocol):
+    """Makes a network with weights; see `ModelEntry`."""
+
+    def __call__(
+        self, weights: str, *, accept_licence: bool = False, offline: bool = False
+    ) -> "nn.Module": ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,8 @@ class ModelEntry:
         scale: Output size divided by input size; 1 where the size stays.
         build: Makes the network with random weights, in training mode.
         load: Makes the network with the weights named (one of `weights`) or read from a path,
-            in evaluation mode. Raises `WeightsError`.
+            in evaluation mode. ``accept_licence`` consents to fetching files whose authors state
+            no licence, ``offline`` forbids the network. Raises `WeightsError`.
         receptive_radius: How far, in input pixels, an output pixel looks. Ignored where `tiling`
             is ``"global"``.
         tiling: ``"local"`` when tiles whose halo is `receptive_radius` equal the whole picture;
@@ -41,7 +50,7 @@ class ModelEntry:
     name: str
     scale: int
     build: Callable[[], "nn.Module"]
-    load: Callable[[str], "nn.Module"]
+    load: Load
     receptive_radius: int
     tiling: Literal["local", "global"]
     task: str

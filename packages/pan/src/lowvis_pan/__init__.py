@@ -15,6 +15,7 @@ ECCV 2020 Workshops, https://arxiv.org/abs/2010.01073.
     evaluation.psnr, evaluation.protocol.describe()
 """
 
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 
@@ -29,8 +30,14 @@ from lowvis_pan.model import SCALES as SCALES
 from lowvis_pan.model import PANConfig as PANConfig
 from lowvis_pan.predict import Upscaler as Upscaler
 from lowvis_pan.predict import upscale as upscale
+from lowvis_pan.weights import resolve_weights
 
 __version__ = version("lowvis-pan")
+
+
+def _load(scale: int, weights: str, *, accept_licence: bool = False, offline: bool = False) -> PAN:
+    path = resolve_weights(weights, scale, accept_licence=accept_licence, offline=offline)
+    return PAN.from_pretrained(f"x{scale}", weights=path)
 
 
 def _model_entry(scale: int) -> ModelEntry:
@@ -39,7 +46,7 @@ def _model_entry(scale: int) -> ModelEntry:
         name=f"pan-x{scale}",
         scale=scale,
         build=lambda: PAN(config),
-        load=lambda weights: PAN.from_pretrained(f"x{scale}", weights=weights),
+        load=partial(_load, scale),
         receptive_radius=config.receptive_radius,
         tiling="local",
         task="super-resolution",

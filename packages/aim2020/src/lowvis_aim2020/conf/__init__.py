@@ -1,0 +1,1 @@
+"""Hydra configurations of `lowvis-aim2020 train`."""

@@ -1,0 +1,1 @@
+"""Networks of the challenge and of those that followed it, one file each."""
