@@ -100,7 +100,7 @@ def test_recipes_of_the_challenge_run(
             f"network={network}",
             f"photos={photos}",
             f"output={tmp_path}",
-            *changes.split(),
+            *changes,
         ],
         check=True,
         capture_output=True,

@@ -50,6 +50,7 @@ from rich.progress import (
 from lowvis_shared.errors import (
     InputError,
     LowvisError,
+    MissingExtraError,
     OutputError,
     PartialFailure,
     UsageError,
@@ -100,6 +101,13 @@ MaxPixelsOption = Annotated[
 AllowTruncatedOption = Annotated[
     bool, typer.Option("--allow-truncated", help="Read what is there of a truncated picture.")
 ]
+TRAIN_SETTINGS = {
+    "ignore_unknown_options": True,
+    "allow_extra_args": True,
+    "help_option_names": [],
+}
+"""Context settings of a ``train`` command: everything behind it is left to Hydra."""
+
 AcceptLicenceOption = Annotated[
     bool,
     typer.Option("--accept-licence", help="Fetch files whose authors state no licence."),
@@ -280,6 +288,30 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
             report_error(explained)
             sys.exit(explained.exit_code)
     sys.exit(0)
+
+
+TrainMain = Callable[[list[str]], None]
+"""The ``main`` of a package's training."""
+
+
+def run_training(distribution: str, load: Callable[[], TrainMain], arguments: list[str]) -> None:
+    """Hand a ``train`` command over to a package's training, whose libraries are an extra.
+
+    Args:
+        distribution: The package, such as ``lowvis-pan``.
+        load: Imports the training and returns its ``main``.
+        arguments: What stands behind ``train`` on the command line.
+
+    Raises:
+        MissingExtraError: The extra ``train`` is not installed.
+    """
+    try:
+        main = load()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in {"hydra", "lightning_fabric", "omegaconf"}:
+            raise MissingExtraError(distribution, "train") from error
+        raise
+    main(arguments)
 
 
 def print_json(value: object) -> None:

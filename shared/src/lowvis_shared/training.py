@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -320,6 +321,36 @@ def train_network(config: SuperResolutionConfig, fabric: "Fabric", task: Task) -
             if stopping:
                 raise SystemExit(128 + stopping)
     return task.weights_path
+
+
+def run_settings(job: Callable[[], None], command: str, arguments: list[str] | None) -> None:
+    """Run a Hydra job with ``name=value`` arguments, those of the process when None.
+
+    Args:
+        job: What ``hydra.main`` made.
+        command: The package's command, such as ``lowvis-pan``, as messages call it.
+        arguments: What stands behind ``train`` on the command line.
+
+    Raises:
+        UsageError: Hydra knows no such setting, or a value is of another type or missing.
+        LowvisError: As the job.
+    """
+    if arguments is not None:
+        sys.argv = [f"{command} train", *arguments]
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed
+    try:
+        job()
+    except Exception as error:
+        # Told by name, since Hydra is an extra of the packages and none of the core.
+        kind = type(error)
+        if kind.__module__.partition(".")[0] not in ("hydra", "omegaconf"):
+            raise
+        if kind.__name__ == "MissingMandatoryValue":
+            raise UsageError(
+                "the folder of photographs is missing", hint=f"{command} train photos=FOLDER"
+            ) from error
+        reason = " ".join(str(error).split("\n")[:2]).strip()
+        raise UsageError(reason, hint=f"{command} train --help lists every setting") from error
 
 
 class MetricsLog:

@@ -8,6 +8,7 @@ from typing import Annotated, BinaryIO, NoReturn
 
 import typer
 from lowvis_shared.cli import (
+    TRAIN_SETTINGS,
     AcceptLicenceOption,
     AllowTruncatedOption,
     DataDirOption,
@@ -21,15 +22,17 @@ from lowvis_shared.cli import (
     OverwriteOption,
     PartProgress,
     QualityOption,
+    TrainMain,
     make_app,
     plan_jobs,
     print_json,
     process_files,
     progress_bar,
     run,
+    run_training,
 )
 from lowvis_shared.device import choose_device
-from lowvis_shared.errors import MissingExtraError, PartialFailure, UsageError
+from lowvis_shared.errors import PartialFailure, UsageError
 from lowvis_shared.files import atomic_write, check_output, sha256_file
 from lowvis_shared.images import MAX_PIXELS, check_writable, read_image, write_image
 from lowvis_shared.pairs import ReadablePair, bicubic, load_pairs
@@ -298,22 +301,16 @@ def reproduce(
     reproduce_package(PACKAGE, MEASURERS, context, only=only, json=json)
 
 
-@app.command(
-    context_settings={
-        "ignore_unknown_options": True,
-        "allow_extra_args": True,
-        "help_option_names": [],
-    }
-)
+@app.command(context_settings=TRAIN_SETTINGS)
 def train(context: typer.Context) -> None:
     """Train a network: ``photos=FOLDER network=folded-x4``; ``--help`` lists every setting."""
-    try:
-        from lowvis_aim2020.train import main as train_main
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in {"hydra", "lightning_fabric", "omegaconf"}:
-            raise MissingExtraError("lowvis-aim2020", "train") from error
-        raise
-    train_main(list(context.args))
+
+    def load() -> TrainMain:
+        from lowvis_aim2020.train import main
+
+        return main
+
+    run_training("lowvis-aim2020", load, list(context.args))
 
 
 @weights_app.command(name="list")

@@ -8,7 +8,6 @@ averaged network, such as ``folded_x4.safetensors``, in the form in which it run
 goes on where it was. The loop is ``lowvis_shared.training.train_network``.
 """
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from lightning_fabric import Fabric
 from lowvis_shared.checkpoint import load_weights_file, save_weights_file
 from lowvis_shared.errors import MissingExtraError, UsageError
@@ -34,12 +32,12 @@ from lowvis_shared.training import (
     SuperResolutionConfig,
     Task,
     fabric_options,
+    run_settings,
     take_fitting,
     train_network,
 )
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from torch import Tensor, nn
 
 from lowvis_aim2020.model import Network, find_network
@@ -170,18 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         UsageError: Hydra knows no such setting, or a value is of another type.
         LowvisError: As `train`.
     """
-    if arguments is not None:
-        sys.argv = ["lowvis-aim2020 train", *arguments]
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed
-    try:
-        _job()
-    except MissingMandatoryValue as error:
-        raise UsageError(
-            "the folder of photographs is missing", hint="lowvis-aim2020 train photos=FOLDER"
-        ) from error
-    except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split("\n")[:2]).strip()
-        raise UsageError(reason, hint="lowvis-aim2020 train --help lists every setting") from error
+    run_settings(_job, "lowvis-aim2020", arguments)
 
 
 ConfigStore.instance().store("schema", TrainConfig)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from lowvis_shared.cli import (
+    TRAIN_SETTINGS,
     AcceptLicenceOption,
     AllowTruncatedOption,
     DataDirOption,
@@ -25,6 +26,7 @@ from lowvis_shared.cli import (
     PrecisionOption,
     QualityOption,
     TileOption,
+    TrainMain,
     WeightsOption,
     logger,
     make_app,
@@ -34,9 +36,10 @@ from lowvis_shared.cli import (
     process_files,
     progress_bar,
     run,
+    run_training,
 )
 from lowvis_shared.device import Precision
-from lowvis_shared.errors import MissingExtraError, UsageError
+from lowvis_shared.errors import UsageError
 from lowvis_shared.files import sha256_file
 from lowvis_shared.images import MAX_PIXELS, check_writable, comparison, read_image, write_image
 from lowvis_shared.pairs import Pixels, bicubic, load_pairs
@@ -260,22 +263,16 @@ def reproduce(
     reproduce_package(PACKAGE, MEASURERS, context, only=only, json=json)
 
 
-@app.command(
-    context_settings={
-        "ignore_unknown_options": True,
-        "allow_extra_args": True,
-        "help_option_names": [],
-    }
-)
+@app.command(context_settings=TRAIN_SETTINGS)
 def train(context: typer.Context) -> None:
     """Train on your photographs: ``photos=FOLDER scale=4``; ``--help`` lists every setting."""
-    try:
-        from lowvis_pan.train import main as train_main
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in {"hydra", "lightning_fabric", "omegaconf"}:
-            raise MissingExtraError("lowvis-pan", "train") from error
-        raise
-    train_main(list(context.args))
+
+    def load() -> TrainMain:
+        from lowvis_pan.train import main
+
+        return main
+
+    run_training("lowvis-pan", load, list(context.args))
 
 
 @weights_app.command(name="list")

@@ -8,7 +8,6 @@ A run writes into its ``output`` folder: checkpoints, ``metrics.jsonl``, validat
 ``lowvis_shared.training.train_network``.
 """
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,10 +17,9 @@ from typing import Literal, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from lightning_fabric import Fabric
 from lowvis_shared.checkpoint import load_weights_file, save_weights_file
-from lowvis_shared.errors import MissingExtraError, UsageError
+from lowvis_shared.errors import MissingExtraError
 from lowvis_shared.images import Picture, to_tensor
 from lowvis_shared.photos import PackedPair
 from lowvis_shared.training import (
@@ -29,11 +27,11 @@ from lowvis_shared.training import (
     SuperResolutionConfig,
     Task,
     fabric_options,
+    run_settings,
     take_fitting,
     train_network,
 )
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from torch import nn
 
 from lowvis_pan.evaluate import evaluate_network
@@ -114,18 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
         UsageError: Hydra knows no such setting, or a value is of another type.
         LowvisError: As `train`.
     """
-    if arguments is not None:
-        sys.argv = ["lowvis-pan train", *arguments]
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed
-    try:
-        _job()
-    except MissingMandatoryValue as error:
-        raise UsageError(
-            "the folder of photographs is missing", hint="lowvis-pan train photos=FOLDER"
-        ) from error
-    except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split("\n")[:2]).strip()
-        raise UsageError(reason, hint="lowvis-pan train --help lists every setting") from error
+    run_settings(_job, "lowvis-pan", arguments)
 
 
 ConfigStore.instance().store("schema", TrainConfig)
