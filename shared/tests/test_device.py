@@ -136,7 +136,6 @@ def test_timing_counts_the_repeats_and_not_the_warm_up() -> None:
         time_function(work, device=CPU, repeats=0)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="measured for a block on Linux only")
 def test_functions_are_timed_in_turn_after_the_rounds_that_do_not_count() -> None:
     calls: list[str] = []
 
@@ -160,6 +159,7 @@ def test_functions_are_timed_in_turn_after_the_rounds_that_do_not_count() -> Non
         time_in_turn({}, device=CPU, repeats=0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="measured for a block on Linux only")
 def test_peak_memory_on_the_cpu_is_that_of_the_block() -> None:
     with peak_memory(CPU) as large:
         torch.ones(50_000_000)  # 200 MB of float32, freed before the end

@@ -293,6 +293,18 @@ def out_of_device_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
 
+def test_a_picture_that_is_needed_whole_is_never_divided() -> None:
+    with pytest.raises(DeviceError, match="needed whole"):
+        run_tiled(
+            lambda window: out_of_device_memory() or window,
+            picture(40, 40),
+            scale=1,
+            tile=0,
+            halo=0,
+            divisible=False,
+        )
+
+
 def out_of_cpu_memory() -> None:
     torch.empty(1 << 60)
 

@@ -44,6 +44,11 @@ def test_learning_rate_follows_its_schedule() -> None:
     "changes",
     [
         {"crop": 0},
+        {"validate_every": 0},
+        {"checkpoint_every": 0},
+        {"warmup": -1},
+        {"learning_rate": float("nan")},
+        {"device": "cuda:1"},
         {"period": 0},
         {"decay": 1.5},
         {"average": 1.0},

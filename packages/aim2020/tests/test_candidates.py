@@ -1,5 +1,6 @@
 """What the words on a command line name: networks with their weights, and errors that help."""
 
+import builtins
 from pathlib import Path
 
 import pytest
@@ -298,3 +299,23 @@ def test_nothing_of_the_user_runs_before_it_is_built(own: str) -> None:
 def test_reasons_are_one_line_and_name_the_kind_of_a_foreign_error() -> None:
     assert reason(ValueError("two\n  lines")) == "ValueError: two lines"
     assert reason(InputError("a\nb")) == "a b"
+
+
+def test_libraries_below_the_folder_of_a_network_are_imported_once(tmp_path: Path) -> None:
+    library = tmp_path / ".venv" / "lib" / "site-packages"
+    library.mkdir(parents=True)
+    (library / "registers_once.py").write_text("import builtins\nbuiltins.lowvis_seen += 1\n")
+    (tmp_path / "late_neighbor.py").write_text("SCALE = 4\n")
+    (tmp_path / "net.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(library)!r})\nimport registers_once\n"
+        "import torch.nn as nn\nclass Net(nn.Module):\n"
+        "    def forward(self, image):\n"
+        "        from late_neighbor import SCALE\n"
+        "        return nn.functional.interpolate(image, scale_factor=SCALE)\n"
+        "class Other(Net): pass\n"
+    )
+    builtins.lowvis_seen = 0  # type: ignore[attr-defined]
+    for name in ("Net", "Other"):
+        network = find_candidate(f"{tmp_path}/net.py:{name}").make()
+        assert network(torch.rand(1, 3, 2, 2)).shape == (1, 3, 8, 8)
+    assert builtins.lowvis_seen == 1  # type: ignore[attr-defined]

@@ -115,7 +115,7 @@ def test_rank_prints_a_table_of_all_networks(rank: Run) -> None:
     code, shown, said = rank("net.py:Nearest")
     assert (code, said) == (0, ""), said
     lines = shown.splitlines()
-    assert lines[0].startswith("| network | run time, ms | parameters, M |")
+    assert lines[0].startswith("| network | run time, ms | spread, ms | parameters, M |")
     assert sum(line.startswith("| net.py:") for line in lines) == 2
     assert "16x16" in shown
     assert "gain over net.py:Wide" in shown

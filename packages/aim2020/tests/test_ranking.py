@@ -107,8 +107,28 @@ class OneInput(Nearest):
             raise MemoryError("too large for me")
         return super().forward(image)
 
+class Tires(Nearest):
+    '''Works a few times only.'''
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+    def forward(self, image):
+        self.calls += 1
+        if self.calls > 4:
+            raise RuntimeError("tired")
+        return super().forward(image)
+
+class NanOnInput(Nearest):
+    '''No numbers on the picture that is timed.'''
+    def forward(self, image):
+        return super().forward(image) / (0.0 if image.shape[2:] == (16, 16) else 1.0)
+
 def Double():
     return Nearest().double()
+
+def SetsDefault():
+    torch.set_default_dtype(torch.float64)
+    return Nearest()
 """
 
 QUICK = {"input_size": (16, 16), "repeats": 1, "device": "cpu"}
@@ -346,6 +366,38 @@ def test_what_the_counter_does_not_see_is_timed_and_noted(
 def test_a_network_that_fails_on_the_timed_picture_is_out(own: Callable[[str], str]) -> None:
     ranking = rank([own("OneInput"), own("Nearest")], baseline=own("Wide"), **QUICK)
     assert [entry.name for entry in ranking.failed] == [own("OneInput")]
+
+
+@pytest.mark.parametrize("name", ["Tires", "NanOnInput"])
+def test_a_network_that_fails_while_it_is_measured_is_out(
+    name: str, own: Callable[[str], str]
+) -> None:
+    ranking = rank([own(name), own("Nearest")], baseline=own("Wide"), **QUICK | {"repeats": 4})
+    assert [entry.name for entry in ranking.failed] == [own(name)]
+    assert [entry.run_time is None for entry in ranking.entries] == [False, False, True]
+
+
+def test_a_default_type_of_one_network_is_not_that_of_the_next(own: Callable[[str], str]) -> None:
+    rank([own("SetsDefault")], baseline=own("Wide"), **QUICK)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_an_input_that_does_not_fit_into_memory_is_refused_before_it_is_tried(
+    own: Callable[[str], str],
+) -> None:
+    ranking = rank([own("Nearest")], baseline="", **QUICK | {"input_size": (10**6, 10**6)})
+    (entry,) = ranking.failed
+    assert "GiB" in entry.problem
+
+
+def test_modules_are_ranked_as_they_are() -> None:
+    one, two = (nn.Sequential(nn.Conv2d(3, 48, size), nn.PixelShuffle(4)) for size in (1, 1))
+    ranking = rank([one, two], baseline="", **QUICK)
+    assert [entry.name for entry in ranking.entries if entry.problem] == []
+    assert {entry.name for entry in ranking.entries} == {"1: Sequential", "2: Sequential"}
+    assert [entry.name for entry in rank("folded-x4", baseline="", **QUICK).entries] == [
+        "folded-x4"
+    ]
 
 
 def test_a_file_that_exits_takes_nobody_with_it(own: Callable[[str], str], tmp_path: Path) -> None:

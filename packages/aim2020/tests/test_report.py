@@ -24,7 +24,9 @@ from lowvis_aim2020.report import (
     as_html,
     as_json,
     as_markdown,
-    as_table,
+    as_rows,
+    as_tables,
+    cells,
     shown_columns,
 )
 from lowvis_shared.cost import Cost
@@ -130,19 +132,19 @@ def plots(page: str) -> list[ET.Element]:
 
 
 def test_the_columns_are_the_measures() -> None:
-    assert tuple(column.measure for column in COLUMNS) == MEASURES
+    assert tuple(c.measure for c in COLUMNS if c.measure != "spread") == MEASURES
 
 
 def test_markdown_holds_every_network_figure_gain_and_problem() -> None:
     lines = as_markdown(FOUR).splitlines()
-    assert lines[0].startswith("| network | run time, ms | parameters, M | FLOPs, G |")
+    assert lines[0].startswith("| network | run time, ms | spread, ms | parameters, M | FLOPs, G |")
     small, base, below, out = lines[2:6]
     assert small.startswith(
-        "| Small one | 12.5 (+50%) | 0.433 (+50%) | 27.10 (+50%) | 112.03 (+50%) | 100 (+50%) "
-        "| 64 (+50%) | 28.25 (+0.25) |"
+        "| Small one | 12.5 (+50%) | 1.0 | 0.433 (+50%) | 27.10 (+50%) | 112.03 (+50%) "
+        "| 100 (+50%) | 64 (+50%) | 28.25 (+0.25) |"
     )
     assert small.endswith("| keeps the PSNR; has a note |")
-    assert base.startswith("| Baseline | 25.0 | 0.867 | 54.21 |")
+    assert base.startswith("| Baseline | 25.0 | 1.0 | 0.867 | 54.21 |")
     assert "(-100%)" in below
     assert "27.50 (-0.50)" in below
     assert below.endswith("| below the PSNR |")
@@ -155,7 +157,7 @@ def test_markdown_holds_every_network_figure_gain_and_problem() -> None:
 def test_columns_without_any_figure_are_left_out() -> None:
     ranking = ranking_of(entry("base", psnr=None), dataset="", required_psnr=None)
     headings = [column.heading for column in shown_columns(ranking)]
-    assert headings == [column.heading for column in COLUMNS[:6]]
+    assert headings == [column.heading for column in COLUMNS[:7]]
     assert "PSNR" not in as_markdown(ranking)
 
 
@@ -189,13 +191,35 @@ def test_json_is_the_whole_ranking() -> None:
 def test_the_table_of_a_terminal_shows_names_with_brackets_as_they_are() -> None:
     console = Console(width=300, record=True, file=io.StringIO())
     odd = replace(OUT, title="net[bold].py:Net", problem="got [1, 3] and [/red]")
-    console.print(as_table(ranking_of(SMALL, BASE, odd)), markup=False)
+    tables = as_tables(ranking_of(SMALL, BASE, odd), console)
+    assert len(tables) == 1
+    console.print(*tables)
     text = console.export_text()
     assert "net[bold].py:Net" in text
     assert "out: got [1, 3] and [/red]" in text
     assert "12.5 (+50%)" in text
     assert re.search(r"│ 2 +│ Baseline", text)
     assert re.search(r"│ +│ net\[bold\]", text)  # what is out has no place
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_every_figure_can_be_read_in_a_narrow_terminal(width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(*as_tables(FOUR, console), sep="\n")
+    text = console.export_text()
+    assert "…" not in text
+    for column in shown_columns(FOUR):
+        assert cells(FOUR, SMALL, column) in text
+
+
+def test_the_spread_of_run_times_is_shown() -> None:
+    headings, rows = as_rows(FOUR)
+    place = headings.index("spread, ms")
+    assert SMALL.run_time is not None
+    shown = {row[0]: row[place] for row in rows}
+    assert shown[SMALL.title] == f"{SMALL.run_time.spread_s * 1e3:.1f}"
+    first = next(csv.DictReader(io.StringIO(as_csv(FOUR))))
+    assert float(first["spread"]) == FOUR.entries[0].value("spread")
 
 
 @pytest.mark.parametrize(
@@ -238,10 +262,10 @@ def test_the_page_is_well_formed_and_fetches_nothing(ranking: Ranking) -> None:
 
 def test_the_page_holds_every_network_figure_gain_and_problem() -> None:
     heads, *rows = Page(as_html(FOUR)).rows
-    assert heads[:3] == ["network", "run time, ms", "parameters, M"]
+    assert heads[:3] == ["network", "run time, ms", "spread, ms"]
     assert [row[0] for row in rows] == ["Small one", "Baseline", "below", "Broken | one"]
-    assert rows[0][1:3] == ["12.5 (+50%)", "0.433 (+50%)"]
-    assert rows[0][7] == "28.25 (+0.25)"
+    assert rows[0][1:4] == ["12.5 (+50%)", "1.0", "0.433 (+50%)"]
+    assert rows[0][8] == "28.25 (+0.25)"
     assert rows[1][1] == "25.0"
     assert [row[-1] for row in rows] == [
         "keeps the PSNR; has a note",

@@ -220,7 +220,7 @@ def test_the_limit_of_a_container_counts(
     upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     picture = Picture(photo(64, 64))  # the result is refused below 2 * 4 * 256 * 256 bytes
-    monkeypatch.setattr("lowvis_pan.predict._CGROUP", tmp_path)
+    monkeypatch.setattr("lowvis_shared.device._CGROUP", tmp_path)
     (tmp_path / "memory.current").write_text("9000000\n")
     (tmp_path / "memory.max").write_text("9300000\n")
     with pytest.raises(InputError, match="are free"):

@@ -21,6 +21,7 @@ extra, 70 a defect of lowvis, 73 cannot write, 130 interrupted, 143 terminated.
 import errno
 import glob
 import importlib.metadata
+import io
 import json as json_format
 import logging
 import os
@@ -275,6 +276,9 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
     if "--debug" in line[:options_end]:
         rest = [part for part in line[:options_end] if part != "--debug"]
         line = ["--debug", *rest, *line[options_end:]]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a mark that a terminal lacks is no reason to die
+            stream.reconfigure(errors="replace")
     with _logging_to_stderr(), _termination_as_exit():
         try:
             app(args=line, prog_name=app.info.name)

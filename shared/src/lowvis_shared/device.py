@@ -28,6 +28,10 @@ _DTYPES: dict[str, torch.dtype] = {
 }
 
 
+_CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux tells a container its limits."""
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """Turn the name of a device into one that exists.
 
@@ -308,6 +312,37 @@ def peak_memory(device: torch.device) -> Generator[PeakMemory]:
 
     yield peak
     peak.bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that can be had without swapping, where the system tells."""
+    known = [each for each in (_system_memory(), _container_memory()) if each is not None]
+    return min(known, default=None)
+
+
+def _system_memory() -> int | None:
+    information = Path("/proc/meminfo")
+    if information.exists():
+        for line in information.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _container_memory() -> int | None:
+    """Return what is left of a container's limit; cached files that can be dropped do not count."""
+    limit, current, statistics = (
+        _CGROUP / name for name in ("memory.max", "memory.current", "memory.stat")
+    )
+    if not (limit.exists() and current.exists() and limit.read_text().strip().isdecimal()):
+        return None
+    cached = 0
+    if statistics.exists():
+        fields = dict(line.split() for line in statistics.read_text().splitlines())
+        cached = int(fields.get("inactive_file", 0))
+    return max(0, int(limit.read_text()) - int(current.read_text()) + cached)
 
 
 def _processor_name() -> str:

@@ -275,6 +275,7 @@ def upscaler(
             tile=None if local else 0,
             halo=receptive_radius or 0,
             max_pixels=_LARGEST_WHOLE if local else None,
+            divisible=local,
         )
         return to_array(output)
 

@@ -184,6 +184,7 @@ def run_tiled(
     tile: int | None,
     halo: int,
     max_pixels: int | None = None,
+    divisible: bool = True,
     progress: Progress | None = None,
 ) -> Tensor:
     """Run a function over a picture tile by tile and return the whole result.
@@ -197,6 +198,8 @@ def run_tiled(
             to ``max_pixels``.
         halo: Receptive radius of the function in input pixels.
         max_pixels: Most input pixels that one call of the function may see; see `plan_tiles`.
+        divisible: Whether tiles may become smaller when memory runs out; False with ``tile=0`` for
+            functions that need the whole picture.
         progress: Called with the input pixels done and their total after each tile.
 
     Returns:
@@ -205,7 +208,7 @@ def run_tiled(
 
     Raises:
         UsageError: The tile is too small or negative; before any work.
-        DeviceError: Not even the smallest tile fits into memory.
+        DeviceError: Not even the smallest tile fits into memory, or one that may not be divided.
         ValueError: The function returned another size than ``scale`` promises.
     """
     output: Tensor | None = None
@@ -225,6 +228,7 @@ def run_tiled(
         tile=tile,
         halo=halo,
         max_pixels=max_pixels,
+        divisible=divisible,
         progress=progress,
     )
     if output is None:  # a plan has at least one tile
@@ -241,6 +245,7 @@ def stream_tiled(
     tile: int | None,
     halo: int,
     max_pixels: int | None = None,
+    divisible: bool = True,
     progress: Progress | None = None,
 ) -> None:
     """Run a function over a picture tile by tile and hand each piece of the result to a sink.
@@ -257,6 +262,7 @@ def stream_tiled(
         tile: As for `run_tiled`.
         halo: As for `run_tiled`.
         max_pixels: As for `run_tiled`.
+        divisible: As for `run_tiled`.
         progress: As for `run_tiled`.
 
     When memory runs out the tile is halved, down to `minimum_tile`, and the work goes on with a
@@ -274,6 +280,12 @@ def stream_tiled(
     while pending:
         current = pending[-1]
         pixels = _run_tile_or_reason(function, image, current, scale)
+        if isinstance(pixels, str) and not divisible:
+            raise DeviceError(
+                f"out of memory for a picture of {height} x {width} pixels, which is needed whole: "
+                f"{pixels}",
+                hint="take a smaller picture, or another --device",
+            )
         if isinstance(pixels, str):
             pending = _halve(pending, (height, width), halo, reason=pixels)
             continue

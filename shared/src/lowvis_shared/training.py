@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -116,11 +116,33 @@ class SuperResolutionConfig:
     validate_every: int = 2000
     wandb: str = "disabled"
 
+    _COUNTS: ClassVar = (
+        "crop",
+        "batch",
+        "steps",
+        "held_out",
+        "period",
+        "log_every",
+        "checkpoint_every",
+        "validate_every",
+        "devices",
+        "nodes",
+    )
+
     def check(self) -> None:
         """Refuse settings that make no sense; raises `UsageError`."""
-        counts = ("crop", "batch", "steps", "held_out", "log_every", "period")
-        if min(getattr(self, name) for name in counts) < 1:
-            raise UsageError(f"{', '.join(counts)} must be at least 1")
+        for name in self._COUNTS:
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)}: it must be at least 1")
+        if min(self.warmup, self.workers) < 0:
+            raise UsageError("warmup and workers cannot be negative")
+        if not (0 <= self.floor <= self.learning_rate < math.inf):
+            raise UsageError("learning_rate and floor are numbers, the floor not above the rate")
+        if self.device not in ("auto", "cpu", "cuda", "mps"):
+            raise UsageError(
+                f"device={self.device} is not one of auto, cpu, cuda, mps",
+                hint="CUDA_VISIBLE_DEVICES chooses among several GPUs",
+            )
         if not (0 <= self.decay <= 1 and 0 <= self.average < 1):
             raise UsageError("decay and average are shares between 0 and 1")
         for name, value, known in (

@@ -9,7 +9,7 @@ A candidate is named in one word:
 
 import re
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,7 +19,7 @@ from types import ModuleType
 
 import torch
 from lowvis_shared.checkpoint import load_state_dict_strict, load_weights_file
-from lowvis_shared.errors import InputError, LowvisError, UsageError
+from lowvis_shared.errors import DeviceError, InputError, LowvisError, UsageError
 from lowvis_shared.plugins import ModelEntry, discover, load_package
 from torch import Tensor, nn
 
@@ -68,7 +68,7 @@ class Candidate:
         """
         if not self.trained:
             raise UsageError(
-                f"{self.name} has no published weights", hint=f"{self.name}@FILE gives it yours"
+                f"no weights of {self.name} are at hand", hint=f"{self.name}@FILE gives it yours"
             )
         with foreign_code(self.name):
             return self.make()
@@ -168,10 +168,14 @@ def _own_candidate(
     place, factory, file = match["place"], match["factory"], match["file"] or ""
 
     def make() -> nn.Module:
-        # No weights or weights that the factory loads itself: the seed makes runs repeatable.
-        with _module(place) as module, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = _attribute(module, factory)()
+        dtype = torch.get_default_dtype()
+        try:
+            # No weights or weights that the factory loads itself: the seed makes runs repeatable.
+            with _module(place) as module, torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                network = _attribute(module, factory)()
+        finally:
+            torch.set_default_dtype(dtype)  # it may have set its own, for all that come later
         if not isinstance(network, nn.Module):
             raise InputError(f"{factory} returns no torch.nn.Module but a {type(network).__name__}")
         if file:
@@ -207,16 +211,27 @@ def _module(place: str) -> Generator[ModuleType]:
     before = set(sys.modules)
     sys.modules[spec.name] = module  # dataclasses in the file look their module up
     folder = path.parent.resolve()
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # stays, for what the network imports when it runs
     with _importable(folder):  # the file's neighbors, as `python file.py` has it
         try:
             spec.loader.exec_module(module)
             yield module
         finally:
-            # Another candidate may have neighbors of the same names in another folder.
-            for name in set(sys.modules) - before:
-                file = getattr(sys.modules[name], "__file__", None)
-                if file is not None and folder in Path(file).resolve().parents:
-                    del sys.modules[name]
+            _forget(set(sys.modules) - before, folder)
+
+
+def _forget(names: Collection[str], folder: Path) -> None:
+    """Drop a file's neighbors: another candidate may have some of the same names elsewhere.
+
+    Libraries installed below the folder stay, as there is one of each in a process.
+    """
+    for name in names:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is None or {"site-packages", "dist-packages"} & set(Path(file).parts):
+            continue
+        if folder in Path(file).resolve().parents:
+            del sys.modules[name]
 
 
 @contextmanager
@@ -253,11 +268,16 @@ FOREIGN_ERRORS = (Exception, SystemExit)
 def foreign_code(name: str) -> Generator[None]:
     """Turn what the user's code raises into an `InputError` that names the network.
 
-    Errors of ours and the lack of memory pass.
+    Errors of ours pass; the lack of memory becomes a `DeviceError`.
     """
     try:
         yield
-    except (LowvisError, MemoryError, torch.OutOfMemoryError):
+    except LowvisError:
         raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise DeviceError(
+            f"{name}: out of memory: {reason(error)}",
+            hint="take a smaller picture, or another --device",
+        ) from error
     except FOREIGN_ERRORS as error:
         raise InputError(f"{name}: {reason(error)}") from error

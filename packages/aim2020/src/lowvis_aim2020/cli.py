@@ -1,6 +1,9 @@
 """The command ``lowvis-aim2020``: rank, validate, upscale, evaluate, reproduce, train, weights."""
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -47,7 +50,7 @@ from lowvis_aim2020.model import BASELINE, NETWORKS, find_network
 from lowvis_aim2020.predict import Upscaler
 from lowvis_aim2020.ranking import MEASURES, Ranking, published_psnr
 from lowvis_aim2020.ranking import rank as rank_models
-from lowvis_aim2020.report import as_csv, as_html, as_json, as_markdown, as_table
+from lowvis_aim2020.report import as_csv, as_html, as_json, as_markdown, as_tables, settings
 from lowvis_aim2020.reproduce import MEASURERS
 from lowvis_aim2020.validation import validate as validate_candidate
 from lowvis_aim2020.weights import own_file, resolve_weights
@@ -114,6 +117,9 @@ def rank(
     """Measure networks beside the challenge's baseline and show them in order."""
     size = _parse_size(input_size)
     reports = [_check_report(path, overwrite=overwrite) for path in report or ()]
+    if len(set(reports)) < len(reports):
+        raise UsageError("two reports would be written to one file")
+    _check_psnr(psnr)
     pairs = None
     if dataset is not None:
         pairs = load_pairs(
@@ -127,7 +133,8 @@ def rank(
         accept_licence=accept_licence,
         offline=offline,
     )
-    with progress_bar("", 0) as progress:
+    # What the user's code prints is not part of the result.
+    with progress_bar("networks") as progress, redirect_stdout(sys.stderr):
         ranking = rank_models(
             [find(name) for name in models or ()],
             find=find,
@@ -142,12 +149,12 @@ def rank(
             repeats=repeats,
             progress=lambda _what, done, of: progress(done, of),
         )
-    for path in reports:
-        _write_report(ranking, path, overwrite=overwrite)
     if json:
         print_json(ranking.as_dict())
     else:
         _show(ranking)
+    for path in reports:
+        _write_report(ranking, path, overwrite=overwrite)
     if ranking.failed:
         names = "".join(f"\n  {entry.name}: {entry.problem}" for entry in ranking.failed)
         raise PartialFailure(f"{len(ranking.failed)} of {len(ranking.entries)} failed:{names}")
@@ -171,7 +178,10 @@ def validate(
     find = partial(
         find_candidate, scale=scale, white=white, accept_licence=accept_licence, offline=offline
     )
+    _check_psnr(psnr)
     candidate, reference = find(model), find(baseline or BASELINE)
+    if baseline is not None and reference.scale != candidate.scale:
+        raise UsageError(f"{model} upscales by {candidate.scale}, {baseline} by {reference.scale}")
     pairs = None
     if dataset is not None:
         pairs = load_pairs(
@@ -181,12 +191,14 @@ def validate(
             accept_licence=accept_licence,
             offline=offline,
         )
-    if psnr is None and pairs is not None and reference.trained:
+    comparable = reference.trained and reference.scale == candidate.scale
+    if psnr is None and pairs is not None and comparable:
         with progress_bar(f"{reference.name} on {dataset}", len(pairs)) as progress:
             psnr = _evaluate(reference, pairs, device, progress).rgb.psnr
     if psnr is None and dataset is not None:
         psnr = published_psnr(dataset, candidate.scale)
-    with progress_bar(f"{model} on {dataset or 'no set'}", len(pairs or ())) as progress:
+    bar = progress_bar(f"{model} on {dataset or 'no set'}", len(pairs or ()))
+    with bar as progress, redirect_stdout(sys.stderr):
         checks = validate_candidate(
             candidate, pairs=pairs, required_psnr=psnr, device=device, progress=progress
         )
@@ -380,8 +392,8 @@ def fetch_weights(
 def _evaluate(
     candidate: Candidate, pairs: Sequence[ReadablePair], device: str, progress: PartProgress
 ) -> Quality:
-    network = candidate.open().to(choose_device(device))
-    with foreign_code(candidate.name):
+    with redirect_stdout(sys.stderr), foreign_code(candidate.name):
+        network = candidate.open().to(choose_device(device))
         return evaluate_network(
             network,
             pairs,
@@ -396,6 +408,11 @@ def _parse_size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UsageError(f"--input {text!r} is no size", hint="HEIGHTxWIDTH, such as 256x256")
     return int(height), int(width)
+
+
+def _check_psnr(psnr: float | None) -> None:
+    if psnr is not None and not math.isfinite(psnr):
+        raise UsageError(f"--psnr {psnr} is no figure")
 
 
 _WRITERS = {
@@ -425,6 +442,7 @@ def _write_report(ranking: Ranking, path: Path, *, overwrite: bool) -> None:
 def _show(ranking: Ranking) -> None:
     console = Console()
     if console.is_terminal:
-        console.print(as_table(ranking), markup=False)
+        console.print(*as_tables(ranking, console), sep="\n")
+        console.print(settings(ranking), markup=False)
     else:
         typer.echo(as_markdown(ranking), nl=False)

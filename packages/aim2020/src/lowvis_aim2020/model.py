@@ -48,6 +48,7 @@ class Network:
         own: Whether weights of our own lie in this package.
         build_for_training: Makes it as it trains; as it runs when left out.
         fold: Turns a trained one into one that runs.
+        trains_as_it_runs: Whether weights as they run are a start for training.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Network:
     own: bool = False
     build_for_training: Callable[[], nn.Module] | None = None
     fold: Callable[[nn.Module], nn.Module] = _as_it_is
+    trains_as_it_runs: bool = True
 
     @property
     def asset(self) -> Asset | None:
@@ -89,6 +91,7 @@ def _carn_m(scale: int) -> Network:
         title="CARN-M",
         scale=scale,
         build=lambda: CARNM(config),
+        build_for_training=lambda: CARNM(config).freeze_other_scales(),
         receptive_radius=config.receptive_radius,
         official="aim2020/carn-m/official",
     )
@@ -145,6 +148,7 @@ _ALL = (
         own=True,
         build_for_training=Folded,
         fold=lambda network: cast("Folded", network).fold(),
+        trains_as_it_runs=False,
     ),
 )
 

@@ -128,7 +128,7 @@ def _place_labels(
     boxes = [(left - 6, top - 6, left + 6, top + 6) for left, top in places]
     chosen: list[tuple[float, float, str]] = []
     for (left, top), text in zip(places, texts, strict=True):
-        width = 6.4 * len(text)
+        width = 7.2 * len(text)  # of a wide font at 12 pixels
         options = [
             (left + 9, top + 4, "start", (left + 9, top - 7, left + 9 + width, top + 7)),
             (left - 9, top + 4, "end", (left - 9 - width, top - 7, left - 9, top + 7)),

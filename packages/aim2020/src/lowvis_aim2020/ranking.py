@@ -19,13 +19,14 @@ import torch
 from lowvis_shared.cost import Cost, measure_cost
 from lowvis_shared.device import (
     Timing,
+    available_memory,
     choose_device,
     environment,
     exact_float32,
     peak_memory,
     time_in_turn,
 )
-from lowvis_shared.errors import InputError, UsageError
+from lowvis_shared.errors import DeviceError, InputError, UsageError
 from lowvis_shared.pairs import ReadablePair
 from torch import Tensor, nn
 
@@ -89,9 +90,13 @@ class Entry:
     notes: tuple[str, ...] = ()
 
     def value(self, measure: str) -> float | None:
-        """Return one of `MEASURES`: seconds, counts, bytes, decibels; None where it is missing."""
-        if measure == "run_time":
-            return None if self.run_time is None else self.run_time.median_s
+        """Return one of `MEASURES`: seconds, counts, bytes, decibels; None where it is missing.
+
+        ``spread`` is that of the run time, the longest minus the shortest.
+        """
+        if measure in ("run_time", "spread"):
+            field = "median_s" if measure == "run_time" else "spread_s"
+            return None if self.run_time is None else getattr(self.run_time, field)
         if measure in HIGHER_IS_BETTER:
             metric, _, color = measure.partition("_")
             score = None if self.quality is None else getattr(self.quality, color or "rgb")
@@ -139,6 +144,8 @@ class Ranking:
         For PSNR it is the difference in decibels, for SSIM the plain difference.
         """
         reference = next((each for each in self.entries if each.name == self.baseline), None)
+        if measure not in MEASURES:  # a spread is no merit
+            return None
         own = entry.value(measure)
         base = None if reference is None else reference.value(measure)
         # A picture that comes out exactly has an infinite PSNR.
@@ -198,7 +205,7 @@ def measure(network: nn.Module, input_size: tuple[int, int] = (256, 256)) -> Cos
 
 
 def rank(
-    models: Sequence[str | Candidate] = (),
+    models: Sequence[str | Candidate | nn.Module] | str = (),
     *,
     find: Callable[[str], Candidate] | None = None,
     pairs: Sequence[ReadablePair] | None = None,
@@ -215,8 +222,8 @@ def rank(
     """Measure networks beside the baseline and put them in order.
 
     Args:
-        models: What `find_candidate` takes, or what it returned; all networks of the installed
-            packages when empty.
+        models: What `find_candidate` takes or returned, or networks of pictures in 0..1, ready to
+            run; all networks of the installed packages when empty.
         find: Finds the networks that are named; `find_candidate` when left out, which loads
             weights only where there is a test set.
         pairs: Test set for the quality; none is measured when left out.
@@ -256,9 +263,12 @@ def rank(
         entries[candidate.name] = entry
         if network is not None and not entry.problem:
             networks[candidate.name] = network
-    for name, timing in _time(networks, input_size, place, repeats, say).items():
-        entries[name] = replace(entries[name], run_time=timing)
-    present = baseline in networks
+    timings, problems = _time(networks, input_size, place, repeats, say)
+    for name in networks:
+        entries[name] = replace(
+            entries[name], run_time=timings.get(name), problem=problems.get(name, "")
+        )
+    present = baseline in timings
     return Ranking(
         entries=tuple(sorted(entries.values(), key=lambda entry: _sort_key(entry, sort))),
         sort=sort,
@@ -273,15 +283,35 @@ def rank(
 
 
 def _candidates(
-    models: Sequence[str | Candidate], baseline: str, scale: int, find: Callable[[str], Candidate]
+    models: Sequence[str | Candidate | nn.Module] | str,
+    baseline: str,
+    scale: int,
+    find: Callable[[str], Candidate],
 ) -> list[Candidate]:
-    names: list[str | Candidate] = list(models)
+    given = [models] if isinstance(models, str) else models
+    names: list[str | Candidate] = [
+        _as_candidate(each, scale, number) if isinstance(each, nn.Module) else each
+        for number, each in enumerate(given, start=1)
+    ]
     if not names:  # all there are; a baseline with weights stands for the one without
         names += [name for name in all_names(scale) if name != baseline.partition("@")[0]]
     if baseline and baseline not in {getattr(name, "name", name) for name in names}:
         names.append(baseline)
     found = [find(name) if isinstance(name, str) else name for name in names]
     return list({candidate.name: candidate for candidate in found}.values())
+
+
+def _as_candidate(network: nn.Module, scale: int, number: int) -> Candidate:
+    name = f"{number}: {type(network).__name__}"
+    return Candidate(
+        name=name,
+        title=name,
+        scale=scale,
+        weights="",
+        make=network.eval,
+        receptive_radius=None,
+        own=True,
+    )
 
 
 def _examine(
@@ -294,13 +324,23 @@ def _examine(
     except FOREIGN_ERRORS as error:  # anyone's code runs here: its error is the result
         return replace(entry, problem=reason(error)), None
     try:
-        entry = replace(entry, allocated=_rehearse(network, input_size, device))
+        entry = replace(entry, cost=measure(network, input_size))
+    except FOREIGN_ERRORS as error:  # what cannot be counted can be timed
+        entry = replace(entry, notes=(*entry.notes, f"not counted: {reason(error)}"))
+    try:
+        _refuse_too_large(entry, device)
+        return replace(entry, allocated=_rehearse(network, scale, input_size, device)), network
     except FOREIGN_ERRORS as error:  # such as too little memory for the input
         return replace(entry, problem=reason(error)), None
-    try:
-        return replace(entry, cost=measure(network, input_size)), network
-    except FOREIGN_ERRORS as error:  # what cannot be counted can be timed
-        return replace(entry, notes=(*entry.notes, f"not counted: {reason(error)}")), network
+
+
+def _refuse_too_large(entry: Entry, device: torch.device) -> None:
+    available = available_memory() if device.type == "cpu" else None
+    if entry.cost is not None and available is not None and entry.cost.peak_memory > available:
+        raise DeviceError(
+            f"the input takes {entry.cost.peak_memory / 2**30:.1f} GiB, and "
+            f"{available / 2**30:.1f} GiB are free"
+        )
 
 
 def _load(candidate: Candidate, scale: int, device: torch.device) -> nn.Module:
@@ -339,7 +379,7 @@ def _with_quality(
     say: Progress,
 ) -> Entry:
     if not candidate.trained:
-        note = f"no weights are published: {entry.name}@FILE gives some"
+        note = f"no weights are at hand: {entry.name}@FILE gives some"
         return replace(entry, notes=(*entry.notes, note))
     try:
         quality = evaluate_network(
@@ -359,8 +399,8 @@ def suspicions(quality: Quality) -> tuple[str, ...]:
     if quality.rgb.psnr >= 20:
         return ()
     return (
-        f"{quality.rgb.psnr:.1f} dB is far below bicubic: does it take pictures in 0..255 "
-        "(--white 255), or BGR?",
+        f"{quality.rgb.psnr:.1f} dB is below what bicubic gives mostly: does it take pictures in "
+        "0..255 (--white 255), or BGR?",
     )
 
 
@@ -370,26 +410,38 @@ def _time(
     device: torch.device,
     repeats: int,
     say: Progress,
-) -> dict[str, Timing]:
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """Time the networks in turn; one that fails has a problem, and its turns take no time."""
+    problems: dict[str, str] = {}
+
+    def run(name: str, picture: Tensor) -> None:
+        if name not in problems:
+            try:
+                networks[name](picture)
+            except FOREIGN_ERRORS as error:
+                problems[name] = reason(error)
+
     with torch.inference_mode(), exact_float32():
-        return time_in_turn(
-            {name: partial(each, _picture(each, size)) for name, each in networks.items()},
+        timings = time_in_turn(
+            {name: partial(run, name, _picture(each, size)) for name, each in networks.items()},
             device=device,
             repeats=repeats,
             progress=partial(say, "run time"),
         )
+    return {name: each for name, each in timings.items() if name not in problems}, problems
 
 
-@torch.inference_mode()
-def _rehearse(network: nn.Module, size: tuple[int, int], device: torch.device) -> int | None:
-    """Run once on the input of the ranking; return what that allocates of a GPU's memory."""
+def _rehearse(
+    network: nn.Module, scale: int, size: tuple[int, int], device: torch.device
+) -> int | None:
+    """Try the input of the ranking; return what that allocates of a GPU's memory."""
     if device.type != "cuda":
-        network(_picture(network, size))
+        probe(network, scale, size)
         return None
     before = torch.cuda.memory_allocated(device)
     own = sum(value.nbytes for value in (*network.parameters(), *network.buffers()))
     with peak_memory(device) as peak, exact_float32():
-        network(_picture(network, size))
+        probe(network, scale, size)
     return peak.bytes - before + own
 
 

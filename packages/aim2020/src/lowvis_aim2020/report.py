@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowvis_shared.reproduce import markdown_table
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column as Header
 from rich.table import Table
 
 from lowvis_aim2020.evaluate import challenge_protocol
@@ -40,6 +43,7 @@ class Column:
 
 COLUMNS = (
     Column("run_time", "run time, ms", 1e-3, 1),
+    Column("spread", "spread, ms", 1e-3, 1),
     Column("parameters", "parameters, M", 1e6, 3),
     Column("flops", "FLOPs, G", 1e9, 2),
     Column("activations", "activations, M", 1e6, 2),
@@ -50,7 +54,7 @@ COLUMNS = (
     Column("psnr_y", "PSNR on Y, dB", 1, 2),
     Column("ssim_y", "SSIM on Y", 1, 4),
 )
-"""Columns in the order of ``MEASURES``."""
+"""Columns in the order of ``MEASURES``, the spread behind the run time it is of."""
 
 
 def shown_columns(ranking: Ranking) -> list[Column]:
@@ -87,10 +91,11 @@ def settings(ranking: Ranking) -> str:
     height, width = ranking.input_size
     on_gpu = ranking.device.startswith("cuda") and "gpu" in ranking.environment
     parts = [
-        f"Costs and run time on one picture of {height}x{width}, float32, on {ranking.device} "
+        f"Costs and run time on one picture of {height}x{width}, on {ranking.device} "
         f"({ranking.environment['gpu' if on_gpu else 'processor']}, "
-        f"{ranking.environment['threads']} threads, torch {ranking.environment['torch']}). "
-        "Run times are medians of rounds in which every network has one turn.",
+        f"threads: {ranking.environment['threads']}, torch {ranking.environment['torch']}). "
+        "Run times are medians of rounds in which every network has one turn; the spread is the "
+        "longest minus the shortest.",
     ]
     if ranking.baseline:
         parts.append(f"In brackets the gain over {ranking.baseline}: positive is better.")
@@ -106,21 +111,39 @@ def settings(ranking: Ranking) -> str:
     return " ".join(parts)
 
 
-def as_table(ranking: Ranking) -> Table:
-    """Draw a ranking for a terminal."""
-    table = Table(caption=settings(ranking), caption_justify="left")
-    table.add_column("")
-    table.add_column("network", overflow="fold")
+def as_tables(ranking: Ranking, console: Console) -> list[Table]:
+    """Draw a ranking for a terminal: one table, or several where its columns do not fit."""
     columns = shown_columns(ranking)
+    for parts in range(1, len(columns) + 1):
+        size = -(-len(columns) // parts)
+        tables = [
+            _table(ranking, columns[start : start + size], last=start + size >= len(columns))
+            for start in range(0, len(columns), size)
+        ]
+        if all(_needed(table, console) <= console.width for table in tables):
+            return tables
+    return [_table(ranking, [column], last=column is columns[-1]) for column in columns]
+
+
+def _needed(table: Table, console: Console) -> int:
+    """Columns of the terminal that a table takes at least, however many there are."""
+    return console.measure(table, options=console.options.update_width(10_000)).minimum
+
+
+def _table(ranking: Ranking, columns: Sequence[Column], *, last: bool) -> Table:
+    table = Table("", Header("network", min_width=10, overflow="fold"))
     for column in columns:
-        table.add_column(column.heading, justify="right")
-    table.add_column("", overflow="fold")
+        longest = max(len(cells(ranking, entry, column)) for entry in ranking.entries)
+        width = max(longest, len(column.heading))
+        table.add_column(column.heading, justify="right", no_wrap=True, min_width=width)
+    if last:
+        table.add_column("", min_width=12, overflow="fold")
     for place, entry in enumerate(ranking.entries, start=1):
         table.add_row(
             "" if entry.problem else str(place),
-            entry.title,
+            escape(entry.title),
             *(cells(ranking, entry, column) for column in columns),
-            verdict(ranking, entry),
+            *([escape(verdict(ranking, entry))] if last else []),
         )
     return table
 
@@ -149,9 +172,10 @@ def as_csv(ranking: Ranking) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     gains = [f"{measure}_gain" for measure in MEASURES]
-    writer.writerow(["name", "title", "weights", *MEASURES, *gains, "meets", "problem", "notes"])
+    measured = (*MEASURES, "spread")
+    writer.writerow(["name", "title", "weights", *measured, *gains, "meets", "problem", "notes"])
     for entry in ranking.entries:
-        values = [entry.value(measure) for measure in MEASURES]
+        values = [entry.value(measure) for measure in measured]
         gained = [ranking.gain(entry, measure) for measure in MEASURES]
         head = [entry.name, entry.title, entry.weights]
         writer.writerow(

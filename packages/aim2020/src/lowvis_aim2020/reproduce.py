@@ -1,5 +1,6 @@
 """How each kind of row in ``paper.toml`` is measured."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache, partial
@@ -34,14 +35,18 @@ _INPUT = (256, 256)
 def measure_cost_row(row: Row, context: Context) -> Measurement:  # noqa: ARG001 - a Measurer
     """Count what a network costs on the challenge's input.
 
-    ``measure`` holds ``network``, ``count`` (a field of ``Cost``) and ``unit`` (what it is divided
-    by).
+    ``measure`` holds ``network``, ``count`` (a field of ``Cost``), ``unit`` (what it is divided
+    by), and ``cut`` where the report cuts a figure off after so many digits instead of rounding.
 
     Raises:
         Unavailable: The network is one of a package that is not installed.
     """
     counts = asdict(measure(_build(str(row.measure["network"])), _INPUT))
-    return Measurement(counts[str(row.measure["count"])] / cast("float", row.measure["unit"]))
+    figure = counts[str(row.measure["count"])] / cast("float", row.measure["unit"])
+    if "cut" in row.measure:
+        power = 10 ** cast("int", row.measure["cut"])
+        figure = math.floor(figure * power) / power
+    return Measurement(figure)
 
 
 def measure_quality_row(row: Row, context: Context) -> Measurement:
@@ -65,7 +70,7 @@ def measure_quality_row(row: Row, context: Context) -> Measurement:
     )
 
 
-def measure_run_time_row(row: Row, context: Context) -> Measurement:
+def measure_run_time_row(row: Row, context: Context) -> Measurement:  # noqa: ARG001 - as above
     """Measure a network's run time over the baseline's, both in turn on the challenge's input.
 
     ``measure`` holds ``network`` and ``device``: ``cuda`` for the report's own figures, which are
@@ -77,7 +82,7 @@ def measure_run_time_row(row: Row, context: Context) -> Measurement:
     wanted = str(row.measure["device"])
     if wanted == "cuda" and not torch.cuda.is_available():
         raise Unavailable("the report's run times are of a GPU, and there is none here")
-    ratios = _run_times(wanted, context)
+    ratios = _run_times(wanted)
     name = str(row.measure["network"])
     if name not in ratios:
         raise Unavailable(_not_installed(name))
@@ -135,9 +140,8 @@ def _quality(
 
 
 @lru_cache(maxsize=2)
-def _run_times(device: str, context: Context) -> Mapping[str, float]:
+def _run_times(device: str) -> Mapping[str, float]:
     """Time every x4 network that stands in one run; medians over the baseline's."""
-    del context
     place = choose_device(device)
     networks: dict[str, nn.Module] = {}
     for name in (BASELINE, *sorted(set(NETWORKS) - {BASELINE}), "pan-x4"):

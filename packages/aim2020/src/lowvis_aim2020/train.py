@@ -11,7 +11,7 @@ goes on where it was. The loop is ``lowvis_shared.training.train_network``.
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from hydra.core.config_store import ConfigStore
 from lightning_fabric import Fabric
 from lowvis_shared.checkpoint import load_weights_file, save_weights_file
+from lowvis_shared.device import choose_device
 from lowvis_shared.errors import MissingExtraError, UsageError
 from lowvis_shared.files import sha256_file
 from lowvis_shared.images import Picture, to_array, to_tensor
@@ -86,6 +87,11 @@ def train(config: TrainConfig) -> Path:
     config.check()
     network = find_network(config.network)
     config = replace(config, scale=network.scale)
+    if config.initial is not None and not network.trains_as_it_runs:
+        raise UsageError(
+            f"weights of {network.name} are folded and cannot be trained on",
+            hint="start its run again: it goes on from its checkpoints",
+        )
     path = Path(config.output) / f"{network.name.replace('-', '_')}.safetensors"
 
     def build() -> nn.Module:
@@ -111,7 +117,7 @@ def train(config: TrainConfig) -> Path:
         export=export,
         weights_path=path,
         loss=partial(_loss, config),
-        teacher=None if config.teacher is None else _teacher(config.teacher, network),
+        teacher=None if config.teacher is None else _teacher(config, network),
         same=("network", "teacher"),
         open_log=None if config.wandb == "disabled" else partial(_open_wandb, config),
     )
@@ -127,17 +133,22 @@ def _loss(config: TrainConfig, output: Tensor, target: Tensor) -> Tensor:
     return torch.lerp(loss, distance(output, target[:, 3:]), config.distillation)
 
 
-def _teacher(name: str, student: Network) -> Teacher:
+def _teacher(config: TrainConfig, student: Network) -> Teacher:
+    name = str(config.teacher)
     network = find_network(name)
     if network.scale != student.scale:
         raise UsageError(f"{name} cannot teach {student.name}: their scales differ")
-    module = load_network(network, "official")
     path = resolve_weights(network, "official")
+    place = choose_device(config.device)
+
+    @cache  # opened when there is something to pack: a run that goes on has its pictures
+    def module() -> nn.Module:
+        return load_network(network, "official").to(place)
 
     @torch.inference_mode()
     def upscale(low: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        output = to_array(module(to_tensor(Picture(low))).clamp(0, 1))
-        return np.rint(output * 255).astype(np.uint8)
+        output = module()(to_tensor(Picture(low)).to(place)).clamp(0, 1)
+        return np.rint(to_array(output.cpu()) * 255).astype(np.uint8)
 
     return Teacher(f"{name} {sha256_file(path)}", upscale)
 

@@ -62,7 +62,9 @@ def validate(
         network = candidate.make().to(place)
     except FOREIGN_ERRORS as error:  # anyone's code runs here: its error is the result
         return [Check("loads strictly", "no", reason(error))]
-    loaded = f"every tensor of {candidate.weights}" if candidate.weights else "it has no weights"
+    loaded = f"every tensor of {candidate.weights}"
+    if not candidate.weights:
+        loaded = "no checkpoint was given" if candidate.own else "it has no weights"
     checks = [Check("loads strictly", "yes" if candidate.weights else "unknown", loaded)]
     checks += [_check_size(network, candidate.scale, size) for size in SIZES]
     if checks[1].verdict == "no":
@@ -123,6 +125,8 @@ def _check_quality(
     name = "keeps the baseline's PSNR"
     if pairs is None:
         return Check(name, "unknown", "no test set: --dataset gives one")
+    if not candidate.trained:
+        return Check(name, "unknown", f"no weights are at hand: {candidate.name}@FILE gives some")
     try:
         quality = evaluate_network(
             network,

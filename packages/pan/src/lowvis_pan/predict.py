@@ -1,7 +1,6 @@
 """Picture in, picture out: the only place with pre- and post-processing around the network."""
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-from lowvis_shared.device import Precision, choose_device, choose_precision
+from lowvis_shared.device import Precision, available_memory, choose_device, choose_precision
 from lowvis_shared.errors import InputError
 from lowvis_shared.images import Picture, to_array, to_tensor
 from lowvis_shared.resize import imresize, imresize_tensor
@@ -42,8 +41,6 @@ In 16 bits it takes half of it; ONNX Runtime, which is slower to let go, takes t
 _LARGEST_MAP = 2**31 - 1
 """Most elements of a feature map on a GPU, whose kernels count in 32 bits."""
 
-_CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux tells a container its limits."""
 
 _BACK_PROJECTION_REACH = 5
 """Input pixels on each side that a back-projection step looks at: two bicubic kernels."""
@@ -260,7 +257,7 @@ class Upscaler:
         """Reserve the result, unless it would not fit into memory with the file made of it."""
         shape = (picture.height * self.scale, picture.width * self.scale, 3)
         needed = 2 * 4 * shape[0] * shape[1] * picture.pixels.dtype.itemsize  # twice RGB and alpha
-        available = _available_memory()
+        available = available_memory()
         if available is not None and needed > available:
             raise InputError(
                 f"the result of {shape[1]}x{shape[0]} pixels takes {needed / 2**30:.1f} GiB, and "
@@ -310,34 +307,3 @@ def _quantize(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]
 def _clipped_resize(alpha: NDArray[Any], scale: int) -> NDArray[Any]:
     resized = imresize(alpha, scale=scale)
     return np.clip(resized, 0, 1) if resized.dtype.kind == "f" else resized
-
-
-def _available_memory() -> int | None:
-    """Return the bytes of memory that can be had without swapping, where the system tells."""
-    known = [each for each in (_system_memory(), _container_memory()) if each is not None]
-    return min(known, default=None)
-
-
-def _system_memory() -> int | None:
-    information = Path("/proc/meminfo")
-    if information.exists():
-        for line in information.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def _container_memory() -> int | None:
-    """Return what is left of a container's limit; cached files that can be dropped do not count."""
-    limit, current, statistics = (
-        _CGROUP / name for name in ("memory.max", "memory.current", "memory.stat")
-    )
-    if not (limit.exists() and current.exists() and limit.read_text().strip().isdecimal()):
-        return None
-    cached = 0
-    if statistics.exists():
-        fields = dict(line.split() for line in statistics.read_text().splitlines())
-        cached = int(fields.get("inactive_file", 0))
-    return max(0, int(limit.read_text()) - int(current.read_text()) + cached)

@@ -8,6 +8,7 @@ Attribute names are those of the authors' state dictionary, so that their file l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from lowvis_shared.errors import UsageError
@@ -169,6 +170,12 @@ class CARNM(nn.Module):
         self.c3 = Fusion(4, channels)
         self.upsample = MultiScaleUpsample(config)
         self.exit = nn.Conv2d(channels, 3, 3, padding=1)
+
+    def freeze_other_scales(self) -> Self:
+        """Leave the upsampling of other scales out of training, which does not run it."""
+        for scale in set(SCALES) - {self.config.scale}:
+            self.upsample.get_submodule(f"up{scale}").requires_grad_(False)
+        return self
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.entry(self.sub_mean(image))  # (B, C, H, W)

@@ -6,8 +6,8 @@ folded in every step and the picture passes one convolution only, so that traini
 than the network that is left (Bhardwaj et al.: Collapsible Linear Blocks for Super-Efficient Super
 Resolution, MLSys 2022, Section 4). `fold` leaves just the kernels.
 
-No branch joins after the first layer, so at most two feature maps live at a time, and nothing but
-convolutions takes time: what ranks well in run time, activations and memory at once.
+Nothing joins the chain but the picture itself at its end, so at most two feature maps live at a
+time, and little but convolutions takes time: what ranks well in run time, activations and memory.
 """
 
 from dataclasses import dataclass, replace
@@ -64,7 +64,9 @@ class CollapsibleConvolution(nn.Module):
 
     def kernel(self) -> Tensor:
         """Fold everything into one kernel (outputs, inputs, 3, 3), in float32."""
-        with torch.autocast(self.expand.weight.device.type, enabled=False):
+        device = self.expand.weight.device.type
+        # Shapes alone (the meta device) know no autocast.
+        with torch.autocast("cpu" if device == "meta" else device, enabled=False):
             narrow = self.project.weight.flatten(1)  # (outputs, wide)
             kernel = (narrow @ self.expand.weight.flatten(1)).unflatten(
                 1, self.expand.weight.shape[1:]
@@ -107,21 +109,19 @@ class Folded(nn.Module):
             else CollapsibleConvolution(inputs, outputs, config.expansion)
             for inputs, outputs in pairwise(widths)
         )
-        self.activation = nn.SiLU()
+        # In place where nothing is learnt: with gradients it would copy what it overwrites.
+        self.activation = nn.SiLU(inplace=config.folded)
         self.shuffle = nn.PixelShuffle(config.scale)
-
-    @property
-    def receptive_radius(self) -> int:
-        """Input pixels on each side that an output pixel depends on."""
-        return self.config.receptive_radius
 
     def forward(self, image: Tensor) -> Tensor:
         features = image
         for layer in self.layers[:-1]:
             features = self.activation(layer(features))  # (B, channels, H, W)
         values = self.layers[-1](features)  # (B, 3 * scale**2, H, W)
+        del features
         # Every output pixel starts from the input pixel it lies in.
-        return self.shuffle(values + image.repeat_interleave(self.config.scale**2, dim=1))
+        values += image.repeat_interleave(self.config.scale**2, dim=1)
+        return self.shuffle(values)
 
     def fold(self) -> "Folded":
         """Return the same network with one kernel for each layer, in evaluation mode."""
