@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from lowvis_shared.assets import find_asset
-from lowvis_shared.errors import ReproductionError, WeightsError
+from lowvis_shared.errors import ReproductionError, UsageError, WeightsError
 from lowvis_shared.files import sha256_file
 from lowvis_shared.plugins import PackageInfo
 from lowvis_shared.reproduce import (
@@ -386,3 +386,8 @@ def test_a_reproduce_command_writes_evidence_and_fails_only_outside(
     reproduce_package(package, measure(32.13), only="b", json=True)
     assert [entry["id"] for entry in json.loads(capsys.readouterr().out)["rows"]] == ["b"]
     assert "✗" in (checkout / "packages" / "toy" / "README.md").read_text()
+
+
+def test_a_glob_that_matches_no_row_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="no row of toy matches 'b"):
+        run_paper(paper_of(tmp_path, row("a")), measure(32.13), only="b/*")

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from lowvis_shared.cli import progress_bar
 from lowvis_shared.device import environment
-from lowvis_shared.errors import LowvisError, ReproductionError
+from lowvis_shared.errors import LowvisError, ReproductionError, UsageError
 from lowvis_shared.files import atomic_write
 from lowvis_shared.reproduce.paper import Paper, Row
 
@@ -179,9 +179,12 @@ def run_paper(
 
     Raises:
         ReproductionError: A row that is said to run has a kind without a measurer.
+        UsageError: The paper has rows, and none matches.
     """
     context = context or Context()
     chosen = [row for row in paper.rows if fnmatch.fnmatchcase(row.id, only)]
+    if paper.rows and not chosen:
+        raise UsageError(f"no row of {paper.word} matches '{only}'")
     unknown = sorted({row.kind for row in chosen if row.status == "ran"} - set(measurers))
     if unknown:
         raise ReproductionError(f"{paper.word}: nothing measures {', '.join(unknown)}")

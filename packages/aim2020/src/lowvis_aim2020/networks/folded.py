@@ -4,7 +4,7 @@ While it trains, each convolution is the product of a 3x3 convolution that widen
 that narrows, and an identity: linear maps in a row, which fold into one 3x3 kernel. The kernels are
 folded in every step and the picture passes one convolution only, so that training costs hardly more
 than the network that is left (Bhardwaj et al.: Collapsible Linear Blocks for Super-Efficient Super
-Resolution, MLSys 2022, Section 4). `fold` leaves just the kernels.
+Resolution, MLSys 2022). `fold` leaves just the kernels.
 
 Nothing joins the chain but the picture itself at its end, so at most two feature maps live at a
 time, and little but convolutions takes time: what ranks well in run time, activations and memory.
