@@ -48,6 +48,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lowvis_shared.assets import Asset
 from lowvis_shared.errors import (
     InputError,
     LowvisError,
@@ -56,7 +57,7 @@ from lowvis_shared.errors import (
     PartialFailure,
     UsageError,
 )
-from lowvis_shared.files import check_output
+from lowvis_shared.files import check_output, sha256_file
 from lowvis_shared.images import IMAGE_SUFFIXES, OUTPUT_SUFFIXES
 
 logger = logging.getLogger("lowvis")
@@ -292,6 +293,42 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
             report_error(explained)
             sys.exit(explained.exit_code)
     sys.exit(0)
+
+
+def own_weights_row(file: Path) -> dict[str, object]:
+    """What a ``weights list`` says of a file of our own, which lies in a package."""
+    return {
+        "weights": "own",
+        "source": file,
+        "licence": "Apache-2.0",
+        "bytes": file.stat().st_size,
+        "sha256": sha256_file(file),
+    }
+
+
+def official_weights_row(asset: Asset) -> dict[str, object]:
+    """What a ``weights list`` says of the authors' file."""
+    return {
+        "weights": "official",
+        "source": asset.url,
+        "licence": asset.licence,
+        "bytes": asset.size,
+        "sha256": asset.sha256,
+    }
+
+
+def show_weights(rows: Mapping[str, Sequence[Mapping[str, object]]], *, json: bool) -> None:
+    """Print which weights there are, by the label of their network."""
+    if json:
+        print_json({"weights": [row for each in rows.values() for row in each]})
+        return
+    width = max(map(len, rows), default=0)
+    for label, each in rows.items():
+        for row in each:
+            typer.echo(
+                f"{label:<{width}}  {row['weights']:<8}  {row['bytes']:>9,} bytes  "
+                f"licence {row['licence']}\n    {row['source']}"
+            )
 
 
 TrainMain = Callable[[list[str]], None]

@@ -9,7 +9,7 @@ A candidate is named in one word:
 
 import re
 import sys
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,9 +20,11 @@ from types import ModuleType
 import torch
 from lowvis_shared.checkpoint import load_state_dict_strict, load_weights_file
 from lowvis_shared.errors import DeviceError, InputError, LowvisError, UsageError
+from lowvis_shared.pairs import ReadablePair
 from lowvis_shared.plugins import ModelEntry, discover, load_package
 from torch import Tensor, nn
 
+from lowvis_aim2020.evaluate import Quality, evaluate_network
 from lowvis_aim2020.model import BASELINE, NETWORKS
 
 # The factory is a name, so that a colon of a drive or of a folder is none of its own.
@@ -72,6 +74,21 @@ class Candidate:
             )
         with foreign_code(self.name):
             return self.make()
+
+    def score(
+        self,
+        network: nn.Module,
+        pairs: Sequence[ReadablePair],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Quality:
+        """Score what `make` or `open` built; arguments and errors as for `evaluate_network`."""
+        return evaluate_network(
+            network,
+            pairs,
+            self.scale,
+            receptive_radius=self.receptive_radius,
+            progress=progress,
+        )
 
 
 class FullRange(nn.Module):

@@ -27,16 +27,19 @@ from lowvis_shared.cli import (
     QualityOption,
     TrainMain,
     make_app,
+    official_weights_row,
+    own_weights_row,
     plan_jobs,
     print_json,
     process_files,
     progress_bar,
     run,
     run_training,
+    show_weights,
 )
 from lowvis_shared.device import choose_device
 from lowvis_shared.errors import PartialFailure, UsageError
-from lowvis_shared.files import atomic_write, check_output, sha256_file
+from lowvis_shared.files import atomic_write, check_output
 from lowvis_shared.images import MAX_PIXELS, check_writable, read_image, write_image
 from lowvis_shared.pairs import ReadablePair, bicubic, load_pairs
 from lowvis_shared.reproduce import Context, reproduce_package
@@ -44,7 +47,7 @@ from rich.console import Console
 
 from lowvis_aim2020 import PACKAGE
 from lowvis_aim2020.candidates import Candidate, find_candidate, foreign_code
-from lowvis_aim2020.evaluate import Quality, challenge_protocol, evaluate_network
+from lowvis_aim2020.evaluate import Quality, challenge_protocol
 from lowvis_aim2020.evaluate import evaluate as evaluate_upscaling
 from lowvis_aim2020.model import BASELINE, NETWORKS, find_network
 from lowvis_aim2020.predict import Upscaler
@@ -328,39 +331,13 @@ def train(context: typer.Context) -> None:
 @weights_app.command(name="list")
 def list_weights(json: JsonOption = False) -> None:
     """Say which weights there are and where each file lies or comes from."""
-    rows: list[dict[str, object]] = []
+    rows: dict[str, list[Mapping[str, object]]] = {}
     for network in NETWORKS.values():
-        if network.own:
-            own = own_file(network)
-            rows.append(
-                {
-                    "model": network.name,
-                    "weights": "own",
-                    "source": own,
-                    "licence": "Apache-2.0",
-                    "bytes": own.stat().st_size,
-                    "sha256": sha256_file(own),
-                }
-            )
+        found = [own_weights_row(own_file(network))] if network.own else []
         if network.asset is not None:
-            rows.append(
-                {
-                    "model": network.name,
-                    "weights": "official",
-                    "source": network.asset.url,
-                    "licence": network.asset.licence,
-                    "bytes": network.asset.size,
-                    "sha256": network.asset.sha256,
-                }
-            )
-    if json:
-        print_json({"weights": rows})
-        return
-    for row in rows:
-        typer.echo(
-            f"{row['model']:<18} {row['weights']:<8}  {row['bytes']:>9,} bytes  "
-            f"licence {row['licence']}\n    {row['source']}"
-        )
+            found.append(official_weights_row(network.asset))
+        rows[network.name] = [{"model": network.name, **row} for row in found]
+    show_weights(rows, json=json)
 
 
 @weights_app.command(name="fetch")
@@ -394,13 +371,7 @@ def _evaluate(
 ) -> Quality:
     with redirect_stdout(sys.stderr), foreign_code(candidate.name):
         network = candidate.open().to(choose_device(device))
-        return evaluate_network(
-            network,
-            pairs,
-            candidate.scale,
-            receptive_radius=candidate.receptive_radius,
-            progress=progress,
-        )
+        return candidate.score(network, pairs, progress)
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -25,9 +25,6 @@ from lowvis_aim2020.networks.rlfn import RLFN
 BASELINE = "msrresnet-x4"
 """The challenge's baseline: entries keep its PSNR and are compared with its cost."""
 
-WINNER = "rfdn-x4"
-"""The challenge's winner."""
-
 
 def _as_it_is(network: nn.Module) -> nn.Module:
     return network
@@ -106,7 +103,7 @@ _ALL = (
         receptive_radius=MSRResNetConfig().receptive_radius,
     ),
     Network(
-        name=WINNER,
+        name="rfdn-x4",
         title="RFDN (winner of AIM 2020)",
         scale=4,
         build=RFDN,

@@ -31,7 +31,7 @@ from lowvis_shared.pairs import ReadablePair
 from torch import Tensor, nn
 
 from lowvis_aim2020.candidates import FOREIGN_ERRORS, Candidate, all_names, find_candidate, reason
-from lowvis_aim2020.evaluate import Quality, evaluate_network
+from lowvis_aim2020.evaluate import Quality
 from lowvis_aim2020.model import BASELINE
 
 MEASURES = (
@@ -382,13 +382,7 @@ def _with_quality(
         note = f"no weights are at hand: {entry.name}@FILE gives some"
         return replace(entry, notes=(*entry.notes, note))
     try:
-        quality = evaluate_network(
-            network,
-            pairs,
-            candidate.scale,
-            receptive_radius=candidate.receptive_radius,
-            progress=partial(say, entry.title),
-        )
+        quality = candidate.score(network, pairs, partial(say, entry.title))
     except FOREIGN_ERRORS as error:  # a network may fail on one size only
         return replace(entry, problem=reason(error))
     return replace(entry, quality=quality, notes=(*entry.notes, *suspicions(quality)))

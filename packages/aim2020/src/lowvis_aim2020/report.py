@@ -66,11 +66,11 @@ def shown_columns(ranking: Ranking) -> list[Column]:
     ]
 
 
-def cells(ranking: Ranking, entry: Entry, column: Column, *, gains: bool = True) -> str:
+def cells(ranking: Ranking, entry: Entry, column: Column) -> str:
     """Return a figure and, in brackets, the gain over the baseline."""
     text = column.text(entry.value(column.measure))
     gain = ranking.gain(entry, column.measure)
-    if not gains or gain is None or entry.name == ranking.baseline:
+    if gain is None or entry.name == ranking.baseline:
         return text
     if column.measure in HIGHER_IS_BETTER:
         return f"{text} ({gain:+.{column.digits}f})"

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import cast
 
 import torch
 from lowvis_shared.assets import assets_available
-from lowvis_shared.device import choose_device, exact_float32, time_in_turn
-from lowvis_shared.errors import UsageError, WeightsError
+from lowvis_shared.cost import Cost
+from lowvis_shared.device import choose_device
+from lowvis_shared.errors import InputError, WeightsError
 from lowvis_shared.plugins import discover
 from lowvis_shared.reproduce import (
     Context,
@@ -20,12 +21,11 @@ from lowvis_shared.reproduce import (
     find_pairs,
     pair_assets,
 )
-from torch import nn
 
 from lowvis_aim2020.candidates import find_candidate
 from lowvis_aim2020.evaluate import Quality, evaluate_network
 from lowvis_aim2020.model import BASELINE, NETWORKS, find_network
-from lowvis_aim2020.ranking import measure
+from lowvis_aim2020.ranking import Ranking, measure, rank
 from lowvis_aim2020.weights import load_weights
 
 _INPUT = (256, 256)
@@ -41,7 +41,7 @@ def measure_cost_row(row: Row, context: Context) -> Measurement:  # noqa: ARG001
     Raises:
         Unavailable: The network is one of a package that is not installed.
     """
-    counts = asdict(measure(_build(str(row.measure["network"])), _INPUT))
+    counts = asdict(_cost(str(row.measure["network"])))
     figure = counts[str(row.measure["count"])] / cast("float", row.measure["unit"])
     if "cut" in row.measure:
         power = 10 ** cast("int", row.measure["cut"])
@@ -82,11 +82,14 @@ def measure_run_time_row(row: Row, context: Context) -> Measurement:  # noqa: AR
     wanted = str(row.measure["device"])
     if wanted == "cuda" and not torch.cuda.is_available():
         raise Unavailable("the report's run times are of a GPU, and there is none here")
-    ratios = _run_times(wanted)
     name = str(row.measure["network"])
-    if name not in ratios:
+    times = {entry.name: entry for entry in _run_times(wanted).entries}
+    if name not in times:
         raise Unavailable(_not_installed(name))
-    return Measurement(ratios[name])
+    own, baseline = (times[each].run_time for each in (name, BASELINE))
+    if own is None or baseline is None:
+        raise InputError(f"{name}: {times[name].problem or times[BASELINE].problem}")
+    return Measurement(own.median_s / baseline.median_s)
 
 
 MEASURERS: Mapping[str, Measurer] = {
@@ -102,10 +105,12 @@ def _not_installed(name: str) -> str:
     return f"{name} is a network of lowvis-{word}, which is not installed"
 
 
-def _build(name: str) -> nn.Module:
+@lru_cache(maxsize=32)
+def _cost(name: str) -> Cost:
+    """Count once for all figures of a network."""
     if name not in NETWORKS and name.partition("-")[0] not in discover():
         raise Unavailable(_not_installed(name))
-    return find_candidate(name, weights=False).make()
+    return measure(find_candidate(name, weights=False).make(), _INPUT)
 
 
 @lru_cache(maxsize=8)
@@ -140,22 +145,6 @@ def _quality(
 
 
 @lru_cache(maxsize=2)
-def _run_times(device: str) -> Mapping[str, float]:
-    """Time every x4 network that stands in one run; medians over the baseline's."""
-    place = choose_device(device)
-    networks: dict[str, nn.Module] = {}
-    for name in (BASELINE, *sorted(set(NETWORKS) - {BASELINE}), "pan-x4"):
-        try:
-            candidate = find_candidate(name, weights=False)
-        except UsageError:
-            continue  # a package that is not installed: its rows say so
-        if candidate.scale == 4:
-            networks[name] = candidate.make().to(place)
-    picture = torch.rand((1, 3, *_INPUT), generator=torch.Generator().manual_seed(0)).to(place)
-    with torch.inference_mode(), exact_float32():
-        timings = time_in_turn(
-            {name: partial(network, picture) for name, network in networks.items()},
-            device=place,
-            repeats=5,
-        )
-    return {name: timing.median_s / timings[BASELINE].median_s for name, timing in timings.items()}
+def _run_times(device: str) -> Ranking:
+    """Time every x4 network that stands in one run."""
+    return rank(input_size=_INPUT, device=device, repeats=5)

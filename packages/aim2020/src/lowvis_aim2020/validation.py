@@ -11,7 +11,6 @@ from lowvis_shared.pairs import ReadablePair
 from torch import nn
 
 from lowvis_aim2020.candidates import FOREIGN_ERRORS, Candidate, reason
-from lowvis_aim2020.evaluate import evaluate_network
 from lowvis_aim2020.ranking import TOLERANCE, measure, probe, suspicions
 
 SIZES = ((64, 64), (37, 53), (1, 64), (17, 1))
@@ -128,13 +127,7 @@ def _check_quality(
     if not candidate.trained:
         return Check(name, "unknown", f"no weights are at hand: {candidate.name}@FILE gives some")
     try:
-        quality = evaluate_network(
-            network,
-            pairs,
-            candidate.scale,
-            receptive_radius=candidate.receptive_radius,
-            progress=progress,
-        )
+        quality = candidate.score(network, pairs, progress)
     except FOREIGN_ERRORS as error:
         return Check(name, "no", reason(error))
     found = "; ".join((f"{quality.rgb.psnr:.4f} dB RGB", *suspicions(quality)))

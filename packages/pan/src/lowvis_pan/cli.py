@@ -30,6 +30,8 @@ from lowvis_shared.cli import (
     WeightsOption,
     logger,
     make_app,
+    official_weights_row,
+    own_weights_row,
     parse_tile,
     plan_jobs,
     print_json,
@@ -37,10 +39,10 @@ from lowvis_shared.cli import (
     progress_bar,
     run,
     run_training,
+    show_weights,
 )
 from lowvis_shared.device import Precision
 from lowvis_shared.errors import UsageError
-from lowvis_shared.files import sha256_file
 from lowvis_shared.images import MAX_PIXELS, check_writable, comparison, read_image, write_image
 from lowvis_shared.pairs import Pixels, bicubic, load_pairs
 from lowvis_shared.pairs import evaluate as evaluate_on
@@ -278,38 +280,13 @@ def train(context: typer.Context) -> None:
 @weights_app.command(name="list")
 def list_weights(json: JsonOption = False) -> None:
     """Say which weights there are and where each file lies or comes from."""
-    rows: list[dict[str, object]] = []
+    rows: dict[str, list[Mapping[str, object]]] = {}
     for scale in SCALES:
-        own, official = own_file(scale), OFFICIAL[scale]
-        if own.is_file():
-            rows.append(
-                {
-                    "scale": scale,
-                    "weights": "own",
-                    "source": own,
-                    "licence": "Apache-2.0",
-                    "bytes": own.stat().st_size,
-                    "sha256": sha256_file(own),
-                }
-            )
-        rows.append(
-            {
-                "scale": scale,
-                "weights": "official",
-                "source": official.url,
-                "licence": official.licence,
-                "bytes": official.size,
-                "sha256": official.sha256,
-            }
-        )
-    if json:
-        print_json({"weights": rows})
-        return
-    for row in rows:
-        typer.echo(
-            f"x{row['scale']}  {row['weights']:<8}  {row['bytes']:>9,} bytes  "
-            f"licence {row['licence']}\n    {row['source']}"
-        )
+        own = own_file(scale)
+        found = [own_weights_row(own)] if own.is_file() else []
+        found.append(official_weights_row(OFFICIAL[scale]))
+        rows[f"x{scale}"] = [{"scale": scale, **row} for row in found]
+    show_weights(rows, json=json)
 
 
 @weights_app.command(name="fetch")

@@ -14,8 +14,7 @@ from lowvis_shared.errors import UsageError
 from torch import Tensor, nn
 
 from lowvis_aim2020.networks.attention import CCA, DeepESA
-
-SCALES = (2, 3, 4)
+from lowvis_aim2020.networks.scales import check_scale
 
 _COPIES = 4  # of the picture, from which the first convolution starts
 
@@ -35,8 +34,7 @@ class BSRNConfig:
     blocks: int = 8
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise UsageError(f"scale is {self.scale}; BSRN knows 2, 3 and 4")
+        check_scale("BSRN", self.scale)
         if self.channels < 16 or self.channels % 16:
             raise UsageError(f"channels is {self.channels}; a multiple of 16 is needed")
         if self.blocks < 1:

@@ -14,7 +14,7 @@ import torch
 from lowvis_shared.errors import UsageError
 from torch import Tensor, nn
 
-SCALES = (2, 3, 4)
+from lowvis_aim2020.networks.scales import SCALES, check_scale
 
 _MEAN_RGB = (0.4488, 0.4371, 0.4040)  # of DIV2K
 
@@ -34,8 +34,7 @@ class CARNMConfig:
     groups: int = 4
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise UsageError(f"scale is {self.scale}; CARN-M knows 2, 3 and 4")
+        check_scale("CARN-M", self.scale)
         if self.channels < 1 or self.groups < 1 or self.channels % self.groups:
             raise UsageError(
                 f"channels is {self.channels}, which does not divide into {self.groups} groups"

@@ -15,8 +15,7 @@ from lowvis_shared.errors import UsageError
 from torch import Tensor, nn
 
 from lowvis_aim2020.networks.attention import CCA
-
-SCALES = (2, 3, 4)
+from lowvis_aim2020.networks.scales import check_scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +64,7 @@ class IMDNBaselineConfig:
 
 
 def _check(scale: int, blocks: int) -> None:
-    if scale not in SCALES:
-        raise UsageError(f"scale is {scale}; IMDN knows 2, 3 and 4")
+    check_scale("IMDN", scale)
     if blocks < 1:
         raise UsageError("blocks must be at least 1")
 

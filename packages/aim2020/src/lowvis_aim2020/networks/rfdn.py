@@ -13,8 +13,7 @@ from lowvis_shared.errors import UsageError
 from torch import Tensor, nn
 
 from lowvis_aim2020.networks.attention import DeepESA
-
-SCALES = (2, 3, 4)
+from lowvis_aim2020.networks.scales import check_scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +33,7 @@ class RFDNConfig:
     attention_channels: int = 12
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise UsageError(f"scale is {self.scale}; RFDN knows 2, 3 and 4")
+        check_scale("RFDN", self.scale)
         if self.channels < 2 or self.channels % 2:
             raise UsageError(f"channels is {self.channels}; an even number of at least 2 is needed")
         if self.blocks < 1 or self.attention_channels < 1:

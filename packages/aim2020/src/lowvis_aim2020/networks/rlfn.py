@@ -12,8 +12,7 @@ from lowvis_shared.errors import UsageError
 from torch import Tensor, nn
 
 from lowvis_aim2020.networks.attention import ESA
-
-SCALES = (2, 3, 4)
+from lowvis_aim2020.networks.scales import check_scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +34,7 @@ class RLFNConfig:
     attention_channels: int = 16
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise UsageError(f"scale is {self.scale}; RLFN knows 2, 3 and 4")
+        check_scale("RLFN", self.scale)
         counts = (self.channels, self.block_channels, self.blocks, self.attention_channels)
         if min(counts) < 1:
             raise UsageError("channels and blocks must be at least 1")
