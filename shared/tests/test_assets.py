@@ -255,7 +255,7 @@ def test_consent_can_stand_in_the_environment(
 
 
 def test_every_entry_of_the_registry_is_complete() -> None:
-    assert len(registry()) == 8 + 3 + 20 + 56
+    assert len(registry()) == 8 + 4 + 20 + 56 + 18 + 6 + 2
     for asset in registry().values():
         assert asset.url.startswith("https://")
         assert len(bytes.fromhex(asset.sha256)) == 32

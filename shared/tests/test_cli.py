@@ -22,12 +22,14 @@ from lowvis_shared.cli import (
     OutputOption,
     OverwriteOption,
     PartProgress,
+    comparison_path,
     expand_inputs,
     make_app,
     parse_tile,
     plan_jobs,
     print_json,
     process_files,
+    refuse_comparison_collisions,
     run,
 )
 from lowvis_shared.errors import InputError, OutputError, PartialFailure, UsageError
@@ -226,6 +228,19 @@ def test_a_result_keeps_its_suffix_unless_nothing_is_written_under_it(tmp_path: 
     assert [job.target.name for job in jobs] == ["a.JPG", "b.png", "c.png"]
 
 
+def test_a_command_says_what_it_takes_and_what_it_writes(tmp_path: Path):
+    touch(tmp_path / "a.mp4", tmp_path / "b.MOV", tmp_path / "c.png", tmp_path / "d.gif")
+    kinds = {".mp4", ".mov", ".png", ".gif"}
+    jobs = plan_jobs(
+        [str(tmp_path)], tmp_path / "out", suffixes=kinds, written={".mp4", ".mov", ".png"}
+    )
+    assert [job.target.name for job in jobs] == ["a.mp4", "b.MOV", "c.png", "d.png"]
+    (job,) = plan_jobs([str(tmp_path)], tmp_path / "out", suffixes={".mp4"}, written={".mp4"})
+    assert job == Job(tmp_path / "a.mp4", tmp_path / "out" / "a.mp4")
+    (job,) = plan_jobs([str(tmp_path / "a.mp4")], tmp_path / "b.mp4", suffixes=kinds)
+    assert job.target == tmp_path / "b.mp4"
+
+
 @pytest.mark.parametrize(
     ("names", "suffix"),
     [
@@ -255,6 +270,35 @@ def test_no_result_replaces_an_input_even_through_a_link(tmp_path: Path):
     for output in (tmp_path, tmp_path / "a.png", tmp_path / "link.png"):
         with pytest.raises(UsageError, match="is an input"):
             plan_jobs([str(tmp_path / "a.png")], output)
+
+
+def test_a_comparison_lies_beside_its_result():
+    job = Job(Path("in/a.b.jpg"), Path("out/sub/a.b.jpg"))
+    assert comparison_path(job) == Path("out/sub/a.b_compare.png")
+
+
+@pytest.mark.parametrize(
+    ("targets", "refused"),
+    [
+        (["a.png", "b.png"], False),
+        (["x/a.png", "y/a.png"], False),
+        (["a.png", "x/a_compare.png"], False),
+        (["a.png", "a_compare.jpg"], False),
+        (["a.jpg", "a.png"], True),  # two comparisons
+        (["a.png", "a_compare.png"], True),  # a comparison and a result
+        (["a_compare.png", "a.png"], True),
+        (["a.png", "A_Compare.PNG"], True),  # where a file system ignores case
+        (["\u00e9.png", "e\u0301_compare.png"], True),
+    ],
+)
+def test_no_comparison_is_written_over_another_picture(targets: list[str], refused: bool):
+    jobs = [Job(Path("in", name), Path("out", name)) for name in targets]
+    if not refused:
+        refuse_comparison_collisions(jobs)
+        return
+    with pytest.raises(UsageError, match="two pictures would be written to") as caught:
+        refuse_comparison_collisions(jobs)
+    assert "--compare" in (caught.value.hint or "")
 
 
 # --- The folder loop -----------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, ClassVar, NoReturn
 
 import typer
@@ -355,6 +356,17 @@ def run_training(distribution: str, load: Callable[[], TrainMain], arguments: li
     main(arguments)
 
 
+@contextmanager
+def named(path: Path) -> Generator[None]:
+    """Put the name of a file before an `InputError` that does not know it."""
+    try:
+        yield
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}", hint=error.hint) from error
+
+
 def print_json(value: object) -> None:
     """Print one JSON object on standard output; infinities and NaN become ``null``."""
     text = json_format.dumps(_plain(value), indent=2, allow_nan=False)
@@ -475,12 +487,17 @@ def _walk(folder: Path, suffixes: Collection[str], output: Path | None) -> Itera
         )
 
 
+_NO_OTHERS: Mapping[str, str] = MappingProxyType({})
+
+
 def plan_jobs(
     inputs: Sequence[str],
     output: Path,
     *,
     suffix: str | None = None,
     suffixes: Collection[str] = IMAGE_SUFFIXES,
+    written: Collection[str] = OUTPUT_SUFFIXES,
+    others: Mapping[str, str] = _NO_OTHERS,
 ) -> list[Job]:
     """Decide where the result of each input goes, before any work is done.
 
@@ -493,7 +510,9 @@ def plan_jobs(
         output: A file or a folder; it need not exist.
         suffix: The suffix of the results, such as ``".png"``. By default each keeps its own, or
             gets ``.png`` where nothing is written under that suffix, as with a GIF.
-        suffixes: What counts as a picture.
+        suffixes: What counts as an input.
+        written: Suffixes that results may keep.
+        others: What a suffix that is not written becomes; ``.png`` where it is not named.
 
     Raises:
         InputError: As in `expand_inputs`.
@@ -513,29 +532,63 @@ def plan_jobs(
     if names_file:
         jobs = [Job(found[0].path, output)]
     else:
-        jobs = [Job(item.path, output / _output_name(item.relative, suffix)) for item in found]
+        jobs = [
+            Job(item.path, output / _output_name(item.relative, suffix, written, others))
+            for item in found
+        ]
     _refuse_collisions(jobs)
     _refuse_own_inputs(jobs)
     return jobs
 
 
-def _output_name(name: Path, suffix: str | None) -> Path:
+def _output_name(
+    name: Path, suffix: str | None, written: Collection[str], others: Mapping[str, str]
+) -> Path:
     if suffix is None:
-        suffix = name.suffix if name.suffix.lower() in OUTPUT_SUFFIXES else ".png"
+        own = name.suffix.lower()
+        suffix = name.suffix if own in written else others.get(own, ".png")
     return name.with_suffix(suffix)
 
 
 def _refuse_collisions(jobs: Sequence[Job]) -> None:
     taken: dict[str, Job] = {}
     for job in jobs:
-        # Some file systems ignore case and how an accent is composed: A.png and a.png are one.
-        key = unicodedata.normalize("NFC", str(job.target)).casefold()
-        other = taken.setdefault(key, job)
+        other = taken.setdefault(_file_key(job.target), job)
         if other is not job:
             raise UsageError(
                 f"{other.source} and {job.source} would both be written to {job.target}",
                 hint="rename one of them, or run them one after the other into two folders",
             )
+
+
+def _file_key(path: Path) -> str:
+    """What two names of one file share on file systems that ignore case and accents."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def comparison_path(job: Job) -> Path:
+    """Where the picture of before and after goes: ``NAME_compare.png`` beside the result."""
+    return job.target.with_name(f"{job.target.stem}_compare.png")
+
+
+def refuse_comparison_collisions(
+    jobs: Sequence[Job], compared: Sequence[Job] | None = None
+) -> None:
+    """Refuse jobs whose comparison would be written over another result; raises `UsageError`.
+
+    Args:
+        jobs: Whatever is written.
+        compared: Those that get a comparison; all when left out.
+    """
+    taken = {_file_key(job.target) for job in jobs}
+    for job in jobs if compared is None else compared:
+        path = comparison_path(job)
+        if _file_key(path) in taken:
+            raise UsageError(
+                f"two pictures would be written to {path}",
+                hint="leave out --compare, or run these inputs one after the other",
+            )
+        taken.add(_file_key(path))
 
 
 def _refuse_own_inputs(jobs: Sequence[Job]) -> None:

@@ -1,9 +1,11 @@
-"""Training of super-resolution networks: settings, a plain loop, a log, and an exact resumption.
+"""Training: settings, a plain loop, a log, and an exact resumption; super-resolution on top of it.
 
-A package brings its network as a `Task` and its processes as a Lightning Fabric, made with what
-`fabric_options` returns; Hydra, wandb and Fabric itself stay in the packages' extra ``train``. A
-run writes into its ``output`` folder: checkpoints, ``metrics.jsonl``, validation pictures, weights.
-Starting it again goes on where it was, bit by bit on a CPU.
+`train_network` is the loop for any network: a package says in a `Training` what is trained on what.
+`train_super_resolution` does so for networks that upscale, of which a package brings a `Task`. The
+processes come as a Lightning Fabric, made with what `fabric_options` returns; Hydra, wandb and
+Fabric itself stay in the packages' extra ``train``. A run writes into its ``output`` folder:
+checkpoints, ``metrics.jsonl``, validation pictures, weights. Starting it again goes on where it
+was, bit by bit on a CPU.
 """
 
 import json
@@ -23,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from lowvis_shared.checkpoint import CheckpointFolder, capture_random_state, restore_random_state
 from lowvis_shared.cli import progress_bar
@@ -47,23 +49,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger("lowvis")
 
 # Settings that weights do not note: paths and how the work was spread.
-_OF_THE_MACHINE = ("photos", "output", "initial", "devices", "nodes", "workers", "wandb")
+_OF_THE_MACHINE = ("photos", "inputs", "output", "initial", "devices", "nodes", "workers", "wandb")
 
 
 @dataclass
-class SuperResolutionConfig:
-    """Everything that can be set on the command line as ``name=value``.
+class TrainingConfig:
+    """What can be set of any training, on the command line as ``name=value``.
 
     Attributes:
         photos: Folder of photographs of any size, sub-folders included.
         output: Folder of the run.
-        scale: Upscaling factor.
-        initial: Weights to start from: a name that the package knows, or a path. Weights of another
-            scale give the layers that fit.
+        initial: Weights to start from: a name that the package knows, or a path.
         held_out: Photographs kept out of training, to validate on.
         on_error: Whether a photograph that cannot be read ends the run or is left out.
-        crop: Low-resolution side of a training crop in pixels.
-        batch: Crops per step and process.
+        batch: Pictures per step and process.
         steps: Length of the run. A finished run goes on when started with more.
         learning_rate: Adam's, at its highest.
         floor: The lowest learning rate, where the schedule ends.
@@ -90,11 +89,9 @@ class SuperResolutionConfig:
 
     photos: str = "???"  # OmegaConf's mark of a setting that must be given
     output: str = "???"
-    scale: int = 4
     initial: str | None = None
     held_out: int = 8
     on_error: str = "fail"
-    crop: int = 48
     batch: int = 8
     steps: int = 20_000
     learning_rate: float = 1e-3
@@ -116,8 +113,7 @@ class SuperResolutionConfig:
     validate_every: int = 2000
     wandb: str = "disabled"
 
-    _COUNTS: ClassVar = (
-        "crop",
+    _COUNTS: ClassVar[tuple[str, ...]] = (
         "batch",
         "steps",
         "held_out",
@@ -155,13 +151,55 @@ class SuperResolutionConfig:
                 raise UsageError(f"{name}={value} is not one of {', '.join(known)}")
 
 
+@dataclass
+class SuperResolutionConfig(TrainingConfig):
+    """What can be set of the training of a network that upscales; see its base class too.
+
+    ``initial`` may be weights of another scale: they give the layers that fit.
+
+    Attributes:
+        scale: Upscaling factor.
+        crop: Low-resolution side of a training crop in pixels.
+    """
+
+    scale: int = 4
+    crop: int = 48
+
+    _COUNTS: ClassVar[tuple[str, ...]] = (*TrainingConfig._COUNTS, "crop")
+
+
 Log = Callable[[dict[str, float], int], None]
 """Takes figures by name, and the step they are of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What is trained on what, for `train_network`.
+
+    Attributes:
+        build: Makes the network, with its initial weights; what takes no gradient stays as it is.
+        batches: Batch ``step`` of the run for this process: tensors, or tuples and lists of them.
+        loss: Of the network and a batch.
+        validate: Scores the averaged network, in evaluation mode, after a step, writes weights and
+            pictures, and returns figures for the log. Called on the first process only.
+        title: What the progress bar says.
+        same: Settings that a run must keep when it goes on, besides seed and batch.
+        open_log: Called on the first process, where given; what it returns is called with the
+            figures and the step of every line of ``metrics.jsonl``.
+    """
+
+    build: Callable[[], nn.Module]
+    batches: Dataset[Any]
+    loss: Callable[[nn.Module, Any], Tensor]
+    validate: Callable[[nn.Module, int], Mapping[str, float]]
+    title: str = "training"
+    same: tuple[str, ...] = ()
+    open_log: Callable[[], Log] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a package trains.
+    """A network that upscales, for `train_super_resolution`.
 
     Attributes:
         build: Makes the network, with its initial weights; called after seeding.
@@ -171,9 +209,8 @@ class Task:
         loss: Of an output (B, 3, H, W) and its target: the photograph, in 0..1; with a teacher its
             picture follows in channels 3 to 5.
         teacher: A network to learn from; none when left out.
-        same: Settings that a run must keep when it goes on, besides those of the crops.
-        open_log: Called on the first process, where given; what it returns is called with the
-            figures and the step of every line of ``metrics.jsonl``.
+        same: As in `Training`, besides scale and crop.
+        open_log: As in `Training`.
     """
 
     build: Callable[[], nn.Module]
@@ -186,7 +223,7 @@ class Task:
     open_log: Callable[[], Log] | None = None
 
 
-def fabric_options(config: SuperResolutionConfig) -> dict[str, Any]:
+def fabric_options(config: TrainingConfig) -> dict[str, Any]:
     """Return what to make the run's ``Fabric`` with: processes of torchrun, SLURM or this one.
 
     Raises:
@@ -214,7 +251,7 @@ def fabric_options(config: SuperResolutionConfig) -> dict[str, Any]:
     }
 
 
-def learning_rate(config: SuperResolutionConfig, step: int) -> float:
+def learning_rate(config: TrainingConfig, step: int) -> float:
     """Learning rate of a step, a function of nothing but the configuration and the step."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
@@ -227,38 +264,37 @@ def learning_rate(config: SuperResolutionConfig, step: int) -> float:
     return config.floor + span * min(1.0, remaining)
 
 
-def train_network(config: SuperResolutionConfig, fabric: "Fabric", task: Task) -> Path:
-    """Train, or go on training, and return the path of the weights.
+def train_network(
+    config: TrainingConfig, fabric: "Fabric", prepare: Callable[["Fabric"], Training]
+) -> None:
+    """Train, or go on training.
+
+    Args:
+        config: The settings.
+        fabric: The processes.
+        prepare: Called once the processes run and are seeded; says what is trained on what.
 
     Raises:
         UsageError: Settings do not make sense, or the output folder holds another run.
-        InputError: A photograph or the folder cannot be used.
-        WeightsError: The initial weights or a checkpoint do not fit, or training diverged.
+        WeightsError: A checkpoint does not fit, or training diverged.
+        LowvisError: As `prepare`.
     """
     config.check()
     fabric.launch()
     output = Path(config.output)
     seed_everything(config.seed)
     deterministic(config.deterministic)
-    training, held_out = split_photos(list_photos(Path(config.photos)), config.held_out)
-    with fabric.rank_zero_first():  # the first process packs, the others find it packed
-        photos, unseen = (
-            pack_photos(
-                files,
-                scale=config.scale,
-                minimum=config.crop,
-                folder=output / "photos",
-                on_error="skip" if config.on_error == "skip" else "fail",
-                teacher=teacher,
-            )
-            for files, teacher in ((training, task.teacher), (held_out, None))
-        )
-    pairs = [PackedPair(unseen, index) for index in range(len(unseen.photos))]
-
-    network = task.build().to(fabric.device).to(memory_format=torch.channels_last)
-    averaged = AveragedModel(network, avg_fn=_moving_average(config.average))
+    training = prepare(fabric)
+    network = training.build().to(fabric.device).to(memory_format=torch.channels_last)
+    averaged = AveragedModel(network, avg_fn=_moving_average(config.average)).eval()
+    trained = [each for each in network.parameters() if each.requires_grad]
+    if not trained:
+        raise UsageError("these settings leave no parameter to train")
     optimizer = torch.optim.Adam(
-        network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
+        trained,
+        lr=config.learning_rate,
+        betas=(0.9, 0.99),
+        fused=True,
     )
     model, optimizer = fabric.setup(network, optimizer)
 
@@ -267,7 +303,7 @@ def train_network(config: SuperResolutionConfig, fabric: "Fabric", task: Task) -
     loss_sum = torch.zeros((), device=fabric.device)  # since the last line of the log
     if (found := checkpoints.latest()) is not None:
         start, state = found
-        _require_same_run(config, state["config"], task.same)
+        _require_same_run(config, state["config"], training.same)
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
@@ -277,7 +313,7 @@ def train_network(config: SuperResolutionConfig, fabric: "Fabric", task: Task) -
     log = None
     if fabric.is_global_zero:
         output.mkdir(parents=True, exist_ok=True)
-        log = MetricsLog(output, start, task.open_log() if task.open_log else None)
+        log = MetricsLog(output, start, training.open_log() if training.open_log else None)
 
     def save(step: int) -> None:
         if fabric.is_global_zero:
@@ -296,30 +332,22 @@ def train_network(config: SuperResolutionConfig, fabric: "Fabric", task: Task) -
 
     def validate(step: int) -> None:
         if log is not None:
-            average = averaged.module
-            evaluation = task.evaluate(average, pairs)
-            log.validation(step, evaluation)
-            picture = output / "pictures" / f"{step:07d}.png"
-            _write_validation_picture(average, pairs[0], config.scale, picture)
-            task.export(average, pairs, _notes(config, step, evaluation))
+            log.validation(step, training.validate(averaged.module, step))
         fabric.barrier()
 
-    batches = CropBatches(
-        photos, crop=config.crop, batch=config.batch, seed=config.seed, rank=fabric.global_rank
-    )
     loader = DataLoader(
-        batches,
+        training.batches,
         batch_size=None,
         sampler=range(start, config.steps),
         num_workers=config.workers,
         persistent_workers=False,
     )
     loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-    with progress_bar(f"training x{config.scale}") as advance, _stop_signal() as stop:
-        for step, (low, high) in enumerate(loader, start=start + 1):
+    with progress_bar(training.title) as advance, _stop_signal() as stop:
+        for step, batch in enumerate(loader, start=start + 1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step - 1)
-            loss = task.loss(model(low), high)
+            loss = training.loss(model, batch)
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
@@ -342,7 +370,71 @@ def train_network(config: SuperResolutionConfig, fabric: "Fabric", task: Task) -
                 save(step)
             if stopping:
                 raise SystemExit(128 + stopping)
+
+
+def train_super_resolution(config: SuperResolutionConfig, fabric: "Fabric", task: Task) -> Path:
+    """Train, or go on training, a network that upscales, and return the path of the weights.
+
+    Raises:
+        UsageError: Settings do not make sense, or the output folder holds another run.
+        InputError: A photograph or the folder cannot be used.
+        WeightsError: The initial weights or a checkpoint do not fit, or training diverged.
+    """
+    output = Path(config.output)
+
+    def prepare(fabric: "Fabric") -> Training:
+        training, held_out = split_photos(list_photos(Path(config.photos)), config.held_out)
+        with fabric.rank_zero_first():  # the first process packs, the others find it packed
+            photos, unseen = (
+                pack_photos(
+                    files,
+                    scale=config.scale,
+                    minimum=config.crop,
+                    folder=output / "photos",
+                    on_error="skip" if config.on_error == "skip" else "fail",
+                    teacher=teacher,
+                )
+                for files, teacher in ((training, task.teacher), (held_out, None))
+            )
+        pairs = [PackedPair(unseen, index) for index in range(len(unseen.photos))]
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            low, high = batch
+            return task.loss(model(low), high)
+
+        def validate(network: nn.Module, step: int) -> Mapping[str, float]:
+            evaluation = task.evaluate(network, pairs)
+            picture = output / "pictures" / f"{step:07d}.png"
+            _write_validation_picture(network, pairs[0], config.scale, picture)
+            task.export(network, pairs, run_notes(config, step, psnr=evaluation.psnr))
+            return {"psnr": evaluation.psnr, "ssim": evaluation.ssim}
+
+        return Training(
+            build=task.build,
+            batches=CropBatches(
+                photos,
+                crop=config.crop,
+                batch=config.batch,
+                seed=config.seed,
+                rank=fabric.global_rank,
+            ),
+            loss=loss,
+            validate=validate,
+            title=f"training x{config.scale}",
+            same=("scale", "crop", *task.same),
+            open_log=task.open_log,
+        )
+
+    train_network(config, fabric, prepare)
     return task.weights_path
+
+
+def run_notes(config: TrainingConfig, step: int, *, psnr: float) -> dict[str, str]:
+    """Return what weights are to say of themselves: the settings, the step, the held-out PSNR."""
+    settings = {
+        name: str(value) for name, value in asdict(config).items() if name not in _OF_THE_MACHINE
+    }
+    return {**settings, "step": str(step), "held_out_psnr": f"{psnr:.4f}"}
 
 
 def run_settings(job: Callable[[], None], command: str, arguments: list[str] | None) -> None:
@@ -400,17 +492,18 @@ class MetricsLog:
         """Record the mean loss since the last line."""
         self._write(step, {"loss": loss, "learning_rate": rate})
 
-    def validation(self, step: int, evaluation: Evaluation) -> None:
+    def validation(self, step: int, figures: Mapping[str, float]) -> None:
         """Record the figures on the held-out photographs."""
-        logger.info("step %d: %.3f dB on the held-out photographs", step, evaluation.psnr)
-        self._write(step, {"psnr": evaluation.psnr, "ssim": evaluation.ssim})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        logger.info("step %d: %s on the held-out photographs", step, shown)
+        self._write(step, figures)
 
-    def _write(self, step: int, figures: dict[str, float]) -> None:
+    def _write(self, step: int, figures: Mapping[str, float]) -> None:
         seconds = round(time.monotonic() - self._started, 1)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **figures, "seconds": seconds}) + "\n")
         if self._also is not None:
-            self._also(figures, step)
+            self._also(dict(figures), step)
 
 
 def take_fitting(
@@ -459,9 +552,9 @@ def _any_process(fabric: "Fabric", stop: list[int]) -> int:
 
 
 def _require_same_run(
-    config: SuperResolutionConfig, saved: Mapping[str, Any], names: Sequence[str]
+    config: TrainingConfig, saved: Mapping[str, Any], names: Sequence[str]
 ) -> None:
-    for name in ("scale", "seed", "crop", "batch", *names):
+    for name in ("seed", "batch", *names):
         if saved[name] != getattr(config, name):
             raise UsageError(
                 f"the run in {config.output} has {name}={saved[name]}, not {getattr(config, name)}",
@@ -474,13 +567,6 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError):  # the line that a kill cut short
         return math.inf
-
-
-def _notes(config: SuperResolutionConfig, step: int, evaluation: Evaluation) -> dict[str, str]:
-    settings = {
-        name: str(value) for name, value in asdict(config).items() if name not in _OF_THE_MACHINE
-    }
-    return {**settings, "step": str(step), "held_out_psnr": f"{evaluation.psnr:.4f}"}
 
 
 @torch.inference_mode()

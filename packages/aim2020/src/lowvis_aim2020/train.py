@@ -5,7 +5,7 @@ Two processes:  ``torchrun --nproc-per-node 2 -m lowvis_aim2020.train photos=FOL
 
 A run writes into its ``output`` folder: checkpoints, ``metrics.jsonl``, validation pictures and the
 averaged network, such as ``folded_x4.safetensors``, in the form in which it runs. Starting it again
-goes on where it was. The loop is ``lowvis_shared.training.train_network``.
+goes on where it was. The loop is ``lowvis_shared.training.train_super_resolution``.
 """
 
 import sys
@@ -35,7 +35,7 @@ from lowvis_shared.training import (
     fabric_options,
     run_settings,
     take_fitting,
-    train_network,
+    train_super_resolution,
 )
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
@@ -121,7 +121,7 @@ def train(config: TrainConfig) -> Path:
         same=("network", "teacher"),
         open_log=None if config.wandb == "disabled" else partial(_open_wandb, config),
     )
-    return train_network(config, Fabric(**fabric_options(config)), task)
+    return train_super_resolution(config, Fabric(**fabric_options(config)), task)
 
 
 def _loss(config: TrainConfig, output: Tensor, target: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     run_settings(_job, "lowvis-aim2020", arguments)
 
 
-ConfigStore.instance().store("schema", TrainConfig)
+ConfigStore.instance().store("aim2020_schema", TrainConfig)
 
 if __name__ == "__main__":  # what torchrun starts
     from lowvis_aim2020.cli import main as command

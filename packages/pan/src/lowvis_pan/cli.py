@@ -1,7 +1,6 @@
 """The command ``lowvis-pan``: upscale, evaluate, export, reproduce, train and weights."""
 
 import os
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -28,6 +27,7 @@ from lowvis_shared.cli import (
     TileOption,
     TrainMain,
     WeightsOption,
+    comparison_path,
     logger,
     make_app,
     official_weights_row,
@@ -37,6 +37,7 @@ from lowvis_shared.cli import (
     print_json,
     process_files,
     progress_bar,
+    refuse_comparison_collisions,
     run,
     run_training,
     show_weights,
@@ -118,7 +119,7 @@ def upscale(
     """Upscale photographs, keeping their depth, alpha, color profile and metadata."""
     jobs = plan_jobs(photos, output)
     if compare:
-        _refuse_comparison_collisions(jobs)
+        refuse_comparison_collisions(jobs)
     upscaler = _open_upscaler(
         scale,
         weights,
@@ -138,17 +139,17 @@ def upscale(
         size = (picture.height * scale, picture.width * scale)
         alpha = picture.alpha is not None
         check_writable(job.target, overwrite=overwrite, alpha=alpha, size=size)
-        comparison_path = _comparison_path(job)
+        beside = comparison_path(job)
         if compare:
-            check_writable(comparison_path, overwrite=overwrite)
+            check_writable(beside, overwrite=overwrite)
         result, report = upscaler.run(picture, progress=progress)
         write_image(result, job.target, overwrite=overwrite, quality=quality)
         figures = {"width": result.width, "height": result.height, **asdict(report)}
         if compare:
             before = bicubic_upscale(picture, scale)
-            write_image(comparison(before, result), comparison_path, overwrite=overwrite)
-            logger.info("wrote %s", comparison_path)
-            figures["comparison"] = comparison_path
+            write_image(comparison(before, result), beside, overwrite=overwrite)
+            logger.info("wrote %s", beside)
+            figures["comparison"] = beside
         return figures
 
     process_files(jobs, work, overwrite=overwrite, json=json)
@@ -357,24 +358,3 @@ def _open_upscaler(
         self_ensemble=self_ensemble,
         back_projection=back_projection,
     )
-
-
-def _comparison_path(job: Job) -> Path:
-    return job.target.with_name(f"{job.target.stem}_compare.png")
-
-
-def _refuse_comparison_collisions(jobs: Sequence[Job]) -> None:
-    taken = {_file_key(job.target) for job in jobs}
-    for job in jobs:
-        path = _comparison_path(job)
-        if _file_key(path) in taken:
-            raise UsageError(
-                f"two pictures would be written to {path}",
-                hint="leave out --compare, or run these inputs one after the other",
-            )
-        taken.add(_file_key(path))
-
-
-def _file_key(path: Path) -> str:
-    """Return what two names of one file share on file systems that ignore case and accents."""
-    return unicodedata.normalize("NFC", str(path)).casefold()

@@ -5,7 +5,7 @@ Two processes:  ``torchrun --nproc-per-node 2 -m lowvis_pan.train photos=FOLDER`
 
 A run writes into its ``output`` folder: checkpoints, ``metrics.jsonl``, validation pictures and
 ``pan_x4.safetensors``, the averaged network. Starting it again goes on where it was. The loop is
-``lowvis_shared.training.train_network``.
+``lowvis_shared.training.train_super_resolution``.
 """
 
 import sys
@@ -29,7 +29,7 @@ from lowvis_shared.training import (
     fabric_options,
     run_settings,
     take_fitting,
-    train_network,
+    train_super_resolution,
 )
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -83,7 +83,7 @@ def train(config: TrainConfig) -> Path:
         weights_path=path,
         open_log=None if config.wandb == "disabled" else partial(_open_wandb, config),
     )
-    return train_network(config, Fabric(**fabric_options(config)), task)
+    return train_super_resolution(config, Fabric(**fabric_options(config)), task)
 
 
 def _open_wandb(config: TrainConfig) -> Log:
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     run_settings(_job, "lowvis-pan", arguments)
 
 
-ConfigStore.instance().store("schema", TrainConfig)
+ConfigStore.instance().store("pan_schema", TrainConfig)
 
 if __name__ == "__main__":  # what torchrun starts
     from lowvis_pan.cli import main as command
