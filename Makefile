@@ -38,6 +38,7 @@ reproduce-%: setup  ## reproduce the table of a paper, such as reproduce-pan
 bench: setup  ## measure the speed of every package against the plain design
 	$(RUN) python benchmarks/pan_speed.py
 	$(RUN) python benchmarks/aim2020_speed.py
+	$(RUN) python benchmarks/csrnet_speed.py
 
 wheels: setup  ## build the wheel of every package into dist/
 	$(UV) build --all-packages --wheel --quiet

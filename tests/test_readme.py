@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
 from lowvis_shared.images import Picture, write_image
 from lowvis_shared.testing.pictures import photo
@@ -19,7 +20,7 @@ PACKAGES = [
 
 # What needs a network, a training set, or much time has tests of its own.
 ELSEWHERE = re.compile(
-    r"pip install|torchrun|srun|^lowvis-\w+ (train|reproduce)|--weights official"
+    r"pip install|torchrun|srun|^lowvis-\w+ (train|reproduce)|--weights official|weights fetch"
     r"|^lowvis-aim2020 rank$"
 )
 
@@ -32,7 +33,17 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "holiday").mkdir()
     for index in range(2):
         write_image(Picture(photo(48, 60, seed=index)), tmp_path / "holiday" / f"{index}.png")
+    write_clip(tmp_path / "clip.mp4")
     return tmp_path
+
+
+def write_clip(path: Path) -> None:
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=25, width=64, height=48, pix_fmt="yuv420p")
+        for index in range(3):
+            frame = av.VideoFrame.from_ndarray(photo(48, 64, seed=index), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def blocks(folder: Path, language: str) -> list[str]:

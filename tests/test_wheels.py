@@ -116,7 +116,16 @@ def test_every_module_of_the_wheel_imports_without_extras(
 ) -> None:
     environment = clean(word)
     module = f"lowvis_{word}"
-    extras = {"hydra", "omegaconf", "lightning_fabric", "wandb", "openvino", "onnx", "spandrel"}
+    extras = {
+        "hydra",
+        "omegaconf",
+        "lightning_fabric",
+        "wandb",
+        "openvino",
+        "onnx",
+        "spandrel",
+        "av",
+    }
     code = f"""
 import importlib, importlib.util, pkgutil, {module}
 present = [name for name in {sorted(extras)} if importlib.util.find_spec(name)]
@@ -177,12 +186,38 @@ def test_aim2020_ranks_and_upscales_offline_from_its_wheel(
     assert read_image(tmp_path / "large.png").pixels.shape == (96, 128, 3)
 
 
+def test_csrnet_retouches_and_writes_a_lut_offline_from_its_wheel(
+    clean: Callable[[str], Path], tmp_path: Path
+) -> None:
+    environment = clean("csrnet")
+    write_image(Picture(photo(24, 32)), tmp_path / "photo.png")
+    flags = ("-O", "-W", "error")
+    for arguments in (
+        ["retouch", "photo.png", "-o", "retouched", "--compare"],
+        ["retouch", "photo.png", "-o", "crisp.png", "--network", "csrnet-l"],
+        ["lut", "photo.png", "-o", "look.cube"],
+        ["apply", "look.cube", "photo.png", "-o", "applied.png"],
+    ):
+        result = run(environment, command("csrnet"), *arguments, cwd=tmp_path, flags=flags)
+        assert result.returncode == 0, result.stderr
+    retouched = read_image(tmp_path / "retouched" / "photo.png").pixels
+    assert abs(read_image(tmp_path / "applied.png").pixels - retouched.astype(int)).max() <= 1
+
+
 def test_missing_extra_is_named(clean: Callable[[str], Path], tmp_path: Path) -> None:
     environment = clean("pan")
     write_image(Picture(photo(24, 32)), tmp_path / "photo.png")
     trained = run(clean("aim2020"), command("aim2020"), "train", "photos=.", cwd=tmp_path)
     assert trained.returncode == 69
     assert "pip install 'lowvis-aim2020[train]'" in trained.stderr
+    (tmp_path / "clip.mp4").write_bytes(b"not looked at")
+    for arguments, extra in (
+        (["train", "photos=."], "train"),
+        (["retouch", "clip.mp4", "-o", "out.mp4"], "video"),
+    ):
+        result = run(clean("csrnet"), command("csrnet"), *arguments, cwd=tmp_path)
+        assert result.returncode == 69, (arguments, result.stderr)
+        assert f"pip install 'lowvis-csrnet[{extra}]'" in result.stderr
     for arguments, extra in [
         (["train", "photos=."], "train"),
         (["upscale", "photo.png", "-o", "out", "--backend", "openvino"], "openvino"),
