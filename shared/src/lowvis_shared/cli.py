@@ -33,6 +33,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar, NoReturn
@@ -104,13 +105,6 @@ MaxPixelsOption = Annotated[
 AllowTruncatedOption = Annotated[
     bool, typer.Option("--allow-truncated", help="Read what is there of a truncated picture.")
 ]
-TRAIN_SETTINGS = {
-    "ignore_unknown_options": True,
-    "allow_extra_args": True,
-    "help_option_names": [],
-}
-"""Context settings of a ``train`` command: everything behind it is left to Hydra."""
-
 AcceptLicenceOption = Annotated[
     bool,
     typer.Option("--accept-licence", help="Fetch files whose authors state no licence."),
@@ -332,28 +326,32 @@ def show_weights(rows: Mapping[str, Sequence[Mapping[str, object]]], *, json: bo
             )
 
 
-TrainMain = Callable[[list[str]], None]
-"""The ``main`` of a package's training."""
+def add_train(app: typer.Typer, word: str) -> None:
+    """Give an application the command ``train``, whose settings are Hydra's.
 
-
-def run_training(distribution: str, load: Callable[[], TrainMain], arguments: list[str]) -> None:
-    """Hand a ``train`` command over to a package's training, whose libraries are an extra.
-
-    Args:
-        distribution: The package, such as ``lowvis-pan``.
-        load: Imports the training and returns its ``main``.
-        arguments: What stands behind ``train`` on the command line.
-
-    Raises:
-        MissingExtraError: The extra ``train`` is not installed.
+    It runs ``main`` of the package's module ``train``, which is imported only then: its libraries
+    are the extra ``train``, and that they are missing is said.
     """
-    try:
-        main = load()
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in {"hydra", "lightning_fabric", "omegaconf"}:
-            raise MissingExtraError(distribution, "train") from error
-        raise
-    main(arguments)
+
+    @app.command(
+        # Everything behind it is left to Hydra, --help too.
+        context_settings={
+            "ignore_unknown_options": True,
+            "allow_extra_args": True,
+            "help_option_names": [],
+        }
+    )
+    def train(  # pyright: ignore[reportUnusedFunction] - typer calls it
+        context: typer.Context,
+    ) -> None:
+        """Train on your photographs: ``photos=FOLDER``; ``--help`` lists every setting."""
+        try:
+            module = import_module(f"lowvis_{word}.train")
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in {"hydra", "lightning_fabric", "omegaconf"}:
+                raise MissingExtraError(f"lowvis-{word}", "train") from error
+            raise
+        module.main(list(context.args))
 
 
 @contextmanager

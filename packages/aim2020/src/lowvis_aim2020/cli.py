@@ -11,7 +11,6 @@ from typing import Annotated, BinaryIO, NoReturn
 
 import typer
 from lowvis_shared.cli import (
-    TRAIN_SETTINGS,
     AcceptLicenceOption,
     AllowTruncatedOption,
     DataDirOption,
@@ -25,7 +24,7 @@ from lowvis_shared.cli import (
     OverwriteOption,
     PartProgress,
     QualityOption,
-    TrainMain,
+    add_train,
     make_app,
     official_weights_row,
     own_weights_row,
@@ -34,7 +33,6 @@ from lowvis_shared.cli import (
     process_files,
     progress_bar,
     run,
-    run_training,
     show_weights,
 )
 from lowvis_shared.device import choose_device
@@ -42,7 +40,7 @@ from lowvis_shared.errors import PartialFailure, UsageError
 from lowvis_shared.files import atomic_write, check_output
 from lowvis_shared.images import MAX_PIXELS, check_writable, read_image, write_image
 from lowvis_shared.pairs import ReadablePair, bicubic, load_pairs
-from lowvis_shared.reproduce import Context, reproduce_package
+from lowvis_shared.reproduce import add_reproduce
 from rich.console import Console
 
 from lowvis_aim2020 import PACKAGE
@@ -300,32 +298,8 @@ def evaluate(
     typer.echo(f"Y: {result.y.protocol.describe()}")
 
 
-@app.command()
-def reproduce(
-    only: Annotated[str, typer.Option(help="A glob over the rows, such as 'rfdn/*'.")] = "*",
-    data_dir: DataDirOption = None,
-    device: DeviceOption = "auto",
-    accept_licence: AcceptLicenceOption = False,
-    offline: OfflineOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Measure what the report claims; in a checkout, write the evidence and update the pages."""
-    context = Context(
-        device=device, data_dir=data_dir, accept_licence=accept_licence, offline=offline
-    )
-    reproduce_package(PACKAGE, MEASURERS, context, only=only, json=json)
-
-
-@app.command(context_settings=TRAIN_SETTINGS)
-def train(context: typer.Context) -> None:
-    """Train a network: ``photos=FOLDER network=folded-x4``; ``--help`` lists every setting."""
-
-    def load() -> TrainMain:
-        from lowvis_aim2020.train import main
-
-        return main
-
-    run_training("lowvis-aim2020", load, list(context.args))
+add_reproduce(app, PACKAGE, MEASURERS)
+add_train(app, "aim2020")
 
 
 @weights_app.command(name="list")

@@ -7,7 +7,6 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 from lowvis_shared.cli import (
-    TRAIN_SETTINGS,
     AcceptLicenceOption,
     AllowTruncatedOption,
     DataDirOption,
@@ -22,8 +21,8 @@ from lowvis_shared.cli import (
     PartProgress,
     PrecisionOption,
     QualityOption,
-    TrainMain,
     WeightsOption,
+    add_train,
     comparison_path,
     logger,
     make_app,
@@ -36,7 +35,6 @@ from lowvis_shared.cli import (
     progress_bar,
     refuse_comparison_collisions,
     run,
-    run_training,
     show_weights,
 )
 from lowvis_shared.device import Precision
@@ -51,7 +49,7 @@ from lowvis_shared.images import (
     read_image,
     write_image,
 )
-from lowvis_shared.reproduce import Context, reproduce_package
+from lowvis_shared.reproduce import add_reproduce
 from lowvis_shared.video import VIDEO_OUTPUT_SUFFIXES, VIDEO_SUFFIXES
 
 from lowvis_csrnet import PACKAGE
@@ -356,32 +354,8 @@ def evaluate(
     typer.echo(f"PSNR and SSIM {PROTOCOL.describe()}; color differences of 8-bit codes")
 
 
-@app.command()
-def reproduce(
-    only: Annotated[str, typer.Option(help="A glob over the rows, such as 'fivek/*'.")] = "*",
-    data_dir: DataDirOption = None,
-    device: DeviceOption = "auto",
-    accept_licence: AcceptLicenceOption = False,
-    offline: OfflineOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Measure what the paper claims; in a checkout, write the evidence and update the pages."""
-    context = Context(
-        device=device, data_dir=data_dir, accept_licence=accept_licence, offline=offline
-    )
-    reproduce_package(PACKAGE, MEASURERS, context, only=only, json=json)
-
-
-@app.command(context_settings=TRAIN_SETTINGS)
-def train(context: typer.Context) -> None:
-    """Train on your photographs: ``photos=FOLDER``; ``--help`` lists every setting."""
-
-    def load() -> TrainMain:
-        from lowvis_csrnet.train import main
-
-        return main
-
-    run_training("lowvis-csrnet", load, list(context.args))
+add_reproduce(app, PACKAGE, MEASURERS)
+add_train(app, "csrnet")
 
 
 @weights_app.command(name="list")

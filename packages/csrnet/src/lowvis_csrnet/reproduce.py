@@ -313,7 +313,7 @@ def _train(
             initial=None if initial is None else str(initial),
             train_only="all" if initial is None else "condition",
             side=128,
-            crop=64,
+            crop=48,
             batch=8,
             pixels=2048,
             steps=steps,

@@ -9,7 +9,6 @@ from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from lowvis_shared.cli import (
-    TRAIN_SETTINGS,
     AcceptLicenceOption,
     AllowTruncatedOption,
     DataDirOption,
@@ -25,8 +24,8 @@ from lowvis_shared.cli import (
     PrecisionOption,
     QualityOption,
     TileOption,
-    TrainMain,
     WeightsOption,
+    add_train,
     comparison_path,
     logger,
     make_app,
@@ -39,7 +38,6 @@ from lowvis_shared.cli import (
     progress_bar,
     refuse_comparison_collisions,
     run,
-    run_training,
     show_weights,
 )
 from lowvis_shared.device import Precision
@@ -47,7 +45,7 @@ from lowvis_shared.errors import UsageError
 from lowvis_shared.images import MAX_PIXELS, check_writable, comparison, read_image, write_image
 from lowvis_shared.pairs import Pixels, bicubic, load_pairs
 from lowvis_shared.pairs import evaluate as evaluate_on
-from lowvis_shared.reproduce import Context, reproduce_package
+from lowvis_shared.reproduce import add_reproduce
 from numpy.typing import NDArray
 
 from lowvis_pan import PACKAGE
@@ -250,32 +248,8 @@ def export(
         typer.echo(f"{path}: within {parity.max_difference:.1e} of PyTorch at {sizes}")
 
 
-@app.command()
-def reproduce(
-    only: Annotated[str, typer.Option(help="A glob over the rows, such as 'x4/*'.")] = "*",
-    data_dir: DataDirOption = None,
-    device: DeviceOption = "auto",
-    accept_licence: AcceptLicenceOption = False,
-    offline: OfflineOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Measure what the paper claims; in a checkout, write the evidence and update the pages."""
-    context = Context(
-        device=device, data_dir=data_dir, accept_licence=accept_licence, offline=offline
-    )
-    reproduce_package(PACKAGE, MEASURERS, context, only=only, json=json)
-
-
-@app.command(context_settings=TRAIN_SETTINGS)
-def train(context: typer.Context) -> None:
-    """Train on your photographs: ``photos=FOLDER scale=4``; ``--help`` lists every setting."""
-
-    def load() -> TrainMain:
-        from lowvis_pan.train import main
-
-        return main
-
-    run_training("lowvis-pan", load, list(context.args))
+add_reproduce(app, PACKAGE, MEASURERS)
+add_train(app, "pan")
 
 
 @weights_app.command(name="list")

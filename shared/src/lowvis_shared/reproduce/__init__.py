@@ -4,12 +4,12 @@ A package's ``reproduce`` command is one call, with one function for each ``kind
 
     def measure_psnr(row: Row, context: Context) -> Measurement: ...
 
-    reproduce_package(PACKAGE, {"psnr_y": measure_psnr}, Context(device="cpu"))
+    add_reproduce(app, PACKAGE, {"psnr_y": measure_psnr})
 
 ``python -m lowvis_shared.reproduce check`` proves that papers, evidence and pages agree.
 """
 
-from lowvis_shared.reproduce.command import reproduce_package
+from lowvis_shared.reproduce.command import add_reproduce, reproduce_package
 from lowvis_shared.reproduce.evidence import check, render_benchmark, update
 from lowvis_shared.reproduce.pairs import find_pairs, pair_assets
 from lowvis_shared.reproduce.paper import Paper, Row, load_paper
@@ -41,6 +41,7 @@ __all__ = [
     "Row",
     "RowResult",
     "Unavailable",
+    "add_reproduce",
     "check",
     "find_pairs",
     "find_root",

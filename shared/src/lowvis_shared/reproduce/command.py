@@ -1,8 +1,19 @@
-"""What every package's ``reproduce`` command does."""
+"""Every package's command ``reproduce``."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
-from lowvis_shared.cli import logger, print_json
+import typer
+
+from lowvis_shared.cli import (
+    AcceptLicenceOption,
+    DataDirOption,
+    DeviceOption,
+    JsonOption,
+    OfflineOption,
+    logger,
+    print_json,
+)
 from lowvis_shared.errors import ReproductionError
 from lowvis_shared.plugins import PackageInfo
 from lowvis_shared.reproduce.evidence import update
@@ -17,6 +28,29 @@ from lowvis_shared.reproduce.results import (
     show_table,
     write_result,
 )
+
+
+def add_reproduce(
+    app: typer.Typer, package: PackageInfo, measurers: Mapping[str, Measurer]
+) -> None:
+    """Give an application the command ``reproduce``; see `reproduce_package`."""
+
+    @app.command()
+    def reproduce(  # pyright: ignore[reportUnusedFunction] - typer calls it
+        only: Annotated[
+            str, typer.Option(help="A glob over the ids of the rows, such as '*/psnr'.")
+        ] = "*",
+        data_dir: DataDirOption = None,
+        device: DeviceOption = "auto",
+        accept_licence: AcceptLicenceOption = False,
+        offline: OfflineOption = False,
+        json: JsonOption = False,
+    ) -> None:
+        """Measure what the paper claims; in a checkout, write the evidence and update the pages."""
+        context = Context(
+            device=device, data_dir=data_dir, accept_licence=accept_licence, offline=offline
+        )
+        reproduce_package(package, measurers, context, only=only, json=json)
 
 
 def reproduce_package(

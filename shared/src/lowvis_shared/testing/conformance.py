@@ -363,12 +363,14 @@ class PackageConformance:
         ]
         assert used, f"no command block uses lowvis-{self.word}"
         for words in used:
-            assert words[1] in group.commands or words[1].startswith("-"), " ".join(words)
-            chosen = group.commands.get(words[1])
+            chosen, rest = group, words[1:]
+            while rest and rest[0] in getattr(chosen, "commands", {}):
+                chosen = chosen.commands[rest.pop(0)]
+            assert chosen is not group or rest[0].startswith("-"), " ".join(words)
             # A command that takes unknown options hands them to someone else, such as Hydra.
-            if chosen and not chosen.context_settings.get("ignore_unknown_options"):
+            if not chosen.context_settings.get("ignore_unknown_options"):
                 known = {o for p in chosen.params for o in p.opts} | {"--help"}
-                options = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
+                options = {word.partition("=")[0] for word in rest if word.startswith("--")}
                 assert options <= known | {"--debug", "--"}, " ".join(words)
 
 
