@@ -172,9 +172,7 @@ def retouch(
                 progress=progress,
             ).as_dict()
         picture = read_image(job.source, max_pixels=max_pixels, allow_truncated=allow_truncated)
-        alpha = picture.alpha is not None
-        size = (picture.height, picture.width)
-        check_writable(job.target, overwrite=overwrite, alpha=alpha, size=size)
+        _check_target(job, picture, overwrite=overwrite)
         beside = comparison_path(job)
         if compare:
             check_writable(beside, overwrite=overwrite)
@@ -276,9 +274,7 @@ def apply(
     def work(job: Job, progress: PartProgress) -> Mapping[str, object]:
         del progress
         picture = read_image(job.source, max_pixels=max_pixels, allow_truncated=allow_truncated)
-        size = (picture.height, picture.width)
-        alpha = picture.alpha is not None
-        check_writable(job.target, overwrite=overwrite, alpha=alpha, size=size)
+        _check_target(job, picture, overwrite=overwrite)
         with named(job.source):
             result = apply_look(picture, table, profile=cast("ProfileChoice", profile))
         write_image(result, job.target, overwrite=overwrite, quality=quality)
@@ -383,6 +379,11 @@ def fetch_weights(
         print_json({"csrnet": path})
     else:
         typer.echo(f"csrnet  {path}")
+
+
+def _check_target(job: Job, picture: Picture, *, overwrite: bool) -> None:
+    alpha, size = picture.alpha is not None, (picture.height, picture.width)
+    check_writable(job.target, overwrite=overwrite, alpha=alpha, size=size)
 
 
 def _is_video(job: Job) -> bool:

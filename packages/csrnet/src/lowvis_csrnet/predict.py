@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args, overload
@@ -89,29 +89,22 @@ class Look:
         input_space: What it is to be shown.
         exposure: Stops.
         strength: 0 changes nothing, 1 is the network's result.
+        before: The profile that colors are of.
+        after: The profile that the result is of.
     """
 
     folded: FoldedNetwork
     input_space: InputSpace
     exposure: float
     strength: float
+    before: RgbProfile = SRGB
+    after: RgbProfile = SRGB
 
     @torch.inference_mode()
-    def __call__(
-        self, codes: NDArray[Any], before: RgbProfile = SRGB, after: RgbProfile = SRGB
-    ) -> NDArray[np.floating]:
-        """Run on colors.
-
-        Args:
-            codes: (P, 3), nominally 0..1.
-            before: The profile that they are of.
-            after: The profile that the result is to be of.
-
-        Returns:
-            (P, 3), not clamped.
-        """
+    def __call__(self, codes: NDArray[Any]) -> NDArray[np.floating]:
+        """Run on colors (P, 3), nominally 0..1; the result is not clamped."""
         weight = self.folded.weights[0]
-        srgb = torch.from_numpy(np.ascontiguousarray(before.to_srgb(codes).T))
+        srgb = torch.from_numpy(np.ascontiguousarray(self.before.to_srgb(codes).T))
         if weight.device.type == "cuda":  # other devices lack the float64 of the conversion
             srgb = srgb.to(weight.device)
         seen = to_input_space(srgb, self.input_space, exposure=self.exposure)
@@ -123,7 +116,7 @@ class Look:
         if self.strength != 1:
             result = torch.lerp(srgb, result.double(), self.strength)
         values = result.T.cpu().numpy()
-        return values if after.is_srgb else after.from_srgb(values)
+        return values if self.after.is_srgb else self.after.from_srgb(values)
 
 
 class Retoucher:
@@ -237,13 +230,13 @@ class Retoucher:
             pixels = self._run_local(picture, before, after, dtype, progress)
             report = Report("local", None, self.input_space, _name(dtype))
         elif self.lut_size is None or _is_too_steep(before):
-            look = self.look(picture)
-            pixels = self._run_exact(look, picture.pixels, before, after, progress)
+            look = self._look(picture, before, after)
+            pixels = _run_exact(look, picture.pixels, progress)
             report = Report("exact", None, self.input_space, _name(look.folded.weights[0].dtype))
         else:
             # Between the codes of another profile a look bends more.
             size = self.lut_size if before.is_srgb else max(self.lut_size, _WIDE_LUT_SIZE)
-            lut = _bake(self.look(picture), size, before, after)
+            lut = _bake(self._look(picture, before, after), size)
             pixels = self.apply(lut, picture.pixels)
             report = Report("lut", size, self.input_space, "float32")
         if picture.gray:
@@ -264,25 +257,15 @@ class Retoucher:
         """
         return self._condition(picture, self._profiles(picture)[0])
 
-    @torch.inference_mode()
     def look(self, picture: Picture) -> Look:
-        """Return what the network does to every pixel of a photograph.
+        """Return what the network does to every pixel of a photograph, from sRGB to sRGB.
 
         Raises:
             UsageError: The network is ``csrnet-l``, which looks around each pixel.
             InputError: The network gives no finite values for this photograph.
         """
-        if not isinstance(self.network, CSRNet):
-            raise UsageError(
-                "csrnet-l looks around each pixel: it has no LUT", hint="take csrnet for one"
-            )
-        folded = self.network.fold(self.condition(picture))
-        parts = (*folded.weights, *folded.biases)
-        if not all(bool(part.isfinite().all()) for part in parts):
-            raise InputError("the network gives values that are not finite for this picture")
-        if self.lut_size is None and self.precision != "auto":
-            folded = folded.to(choose_precision(self.precision, self.device))
-        return Look(folded, self.input_space, self.exposure, self.strength)
+        before, _ = self._profiles(picture)
+        return replace(self._look(picture, before, before), before=SRGB, after=SRGB)
 
     def bake(self, picture: Picture, size: int | None = None) -> Lut3D:
         """Return a photograph's look as a LUT, sRGB to sRGB, not clamped.
@@ -296,7 +279,7 @@ class Retoucher:
             InputError: As for `look`.
         """
         size = (self.lut_size or LUT_SIZE) if size is None else size
-        return _bake(self.look(picture), size, SRGB, SRGB)
+        return _bake(self.look(picture), size)
 
     def apply(self, lut: Lut3D, pixels: NDArray[Any]) -> NDArray[Any]:
         """Send pixels (H, W, 3) through a LUT, on the retoucher's device."""
@@ -320,59 +303,19 @@ class Retoucher:
         with exact_float32():
             return self.network.condition(seen.view(1, *planes.shape).to(self.device))
 
-    def _run_exact(
-        self,
-        look: Look,
-        pixels: NDArray[Any],
-        before: RgbProfile,
-        after: RgbProfile,
-        progress: Progress | None,
-    ) -> NDArray[Any]:
-        if pixels.dtype == np.uint8 and pixels.size // 3 >= _DISTINCT_FROM:
-            return self._run_distinct(look, pixels, before, after, progress)
-        return self._run_chunks(look, pixels, before, after, progress)
-
-    def _run_chunks(
-        self,
-        look: Look,
-        pixels: NDArray[Any],
-        before: RgbProfile,
-        after: RgbProfile,
-        progress: Progress | None,
-    ) -> NDArray[Any]:
-        flat = pixels.reshape(-1, 3)
-        output = np.empty_like(flat)
-        chunk = _CHUNK.get(self.device.type, _CHUNK["cpu"])
-        for start in range(0, len(flat), chunk):
-            part = slice(start, start + chunk)
-            result = look(_to_unit(flat[part]), before, after)
-            output[part] = _quantize(result, pixels.dtype)
-            if progress is not None:
-                progress(min(start + chunk, len(flat)), len(flat))
-        return output.reshape(pixels.shape)
-
-    def _run_distinct(
-        self,
-        look: Look,
-        pixels: NDArray[Any],
-        before: RgbProfile,
-        after: RgbProfile,
-        progress: Progress | None,
-    ) -> NDArray[Any]:
-        """Run the network once for each color that occurs: the same bits, several times faster."""
-        strip = max(1, _STRIP // pixels.shape[1])
-        strips = [slice(row, row + strip) for row in range(0, pixels.shape[0], strip)]
-        occurs = np.zeros(2**24, np.bool_)
-        for rows in strips:
-            occurs[_packed(pixels[rows])] = True
-        colors = np.flatnonzero(occurs).astype(np.uint32)
-        results = self._run_chunks(look, _unpacked(colors), before, after, progress)
-        table = np.zeros(2**24, np.uint32)
-        table[colors] = _packed(results)
-        output = np.empty_like(pixels)
-        for rows in strips:
-            output[rows] = _unpacked(table[_packed(pixels[rows])]).reshape(output[rows].shape)
-        return output
+    @torch.inference_mode()
+    def _look(self, picture: Picture, before: RgbProfile, after: RgbProfile) -> Look:
+        if not isinstance(self.network, CSRNet):
+            raise UsageError(
+                "csrnet-l looks around each pixel: it has no LUT", hint="take csrnet for one"
+            )
+        folded = self.network.fold(self._condition(picture, before))
+        parts = (*folded.weights, *folded.biases)
+        if not all(bool(part.isfinite().all()) for part in parts):
+            raise InputError("the network gives values that are not finite for this picture")
+        if self.lut_size is None and self.precision != "auto":
+            folded = folded.to(choose_precision(self.precision, self.device))
+        return Look(folded, self.input_space, self.exposure, self.strength, before, after)
 
     @torch.inference_mode()
     def _run_local(
@@ -413,13 +356,50 @@ class Retoucher:
         return output
 
 
-@torch.inference_mode()
-def _bake(look: Look, size: int, before: RgbProfile, after: RgbProfile) -> Lut3D:
+def _bake(look: Look, size: int) -> Lut3D:
     # Baked including all conversions: a LUT in the network's own input space is 13 dB worse.
     nodes = Lut3D.identity(size).values
-    values = look(nodes.reshape(-1, 3), before, after)
+    values = look(nodes.reshape(-1, 3))
     _require_finite(values)
     return Lut3D(values.reshape(nodes.shape).astype(np.float32), "lowvis-csrnet")
+
+
+def _run_exact(look: Look, pixels: NDArray[Any], progress: Progress | None) -> NDArray[Any]:
+    if pixels.dtype == np.uint8 and pixels.size // 3 >= _DISTINCT_FROM:
+        return _run_distinct(look, pixels, progress)
+    return _run_chunks(look, pixels, progress)
+
+
+def _run_chunks(look: Look, pixels: NDArray[Any], progress: Progress | None) -> NDArray[Any]:
+    flat = pixels.reshape(-1, 3)
+    output = np.empty_like(flat)
+    chunk = _CHUNK.get(look.folded.weights[0].device.type, _CHUNK["cpu"])
+    for start in range(0, len(flat), chunk):
+        part = slice(start, start + chunk)
+        output[part] = _quantize(look(_to_unit(flat[part])), pixels.dtype)
+        if progress is not None:
+            progress(min(start + chunk, len(flat)), len(flat))
+    return output.reshape(pixels.shape)
+
+
+def _run_distinct(look: Look, pixels: NDArray[Any], progress: Progress | None) -> NDArray[Any]:
+    """Run the network once for each color that occurs: the same bits, several times faster."""
+    occurs = np.zeros(2**24, np.bool_)
+    for rows in _strips(pixels):
+        occurs[_packed(pixels[rows])] = True
+    colors = np.flatnonzero(occurs).astype(np.uint32)
+    table = np.zeros(2**24, np.uint32)
+    table[colors] = _packed(_run_chunks(look, _unpacked(colors), progress))
+    output = np.empty_like(pixels)
+    for rows in _strips(pixels):
+        output[rows] = _unpacked(table[_packed(pixels[rows])]).reshape(output[rows].shape)
+    return output
+
+
+def _strips(pixels: NDArray[Any]) -> Iterator[slice]:
+    """Yield the rows of a picture in parts whose conversion takes little memory."""
+    height = max(1, _STRIP // pixels.shape[1])
+    return (slice(row, row + height) for row in range(0, pixels.shape[0], height))
 
 
 @overload
@@ -500,9 +480,7 @@ def apply_look(picture: Picture, lut: Lut3D, *, profile: ProfileChoice = "keep")
         pixels = lut.apply(picture.pixels)
     else:
         pixels = np.empty_like(picture.pixels)
-        strip = max(1, _STRIP // picture.width)
-        for row in range(0, picture.height, strip):
-            rows = slice(row, row + strip)
+        for rows in _strips(pixels):
             srgb = np.clip(before.to_srgb(_to_unit(picture.pixels[rows])), 0, 1)
             values = after.from_srgb(lut.sample(srgb.astype(np.float32)))
             pixels[rows] = _quantize(values, pixels.dtype)
