@@ -16,7 +16,7 @@ from lowvis_aim2020.cli import main
 from lowvis_aim2020.model import NETWORKS
 from lowvis_shared.checkpoint import save_weights_file
 from lowvis_shared.images import Picture, read_image, write_image
-from lowvis_shared.testing import asset_path
+from lowvis_shared.testing import asset_path, check_one_line, command_runner
 from lowvis_shared.testing.faults import mixed_folder
 from lowvis_shared.testing.pictures import photo
 
@@ -68,14 +68,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     """Run ``lowvis-aim2020`` in this process, where ``net.py`` lies: exit code, output, errors."""
     (tmp_path / "net.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ending:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return ending.value.code, out, err
-
-    return call
+    return command_runner(main, capsys)
 
 
 @pytest.fixture
@@ -97,11 +90,6 @@ def folded(tmp_path: Path) -> str:
     path = tmp_path / "folded.safetensors"
     save_weights_file(path, NETWORKS["folded-x4"].build().state_dict(), {})
     return f"folded-x4@{path}"
-
-
-def check_one_line(said: str) -> None:
-    assert sum(line.startswith("error: ") for line in said.splitlines()) == 1, said
-    assert "Traceback" not in said
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from lowvis_csrnet.lut import Lut3D
 from lowvis_csrnet.predict import Retoucher
 from lowvis_csrnet.weights import OFFICIAL, own_file
 from lowvis_shared.images import Picture, read_image, write_image
-from lowvis_shared.testing import asset_path
+from lowvis_shared.testing import asset_path, check_one_line, command_runner, files_below
 from lowvis_shared.testing.faults import (
     BAD_FILES,
     ODD_FILES,
@@ -35,14 +35,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run ``lowvis-csrnet`` in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ending:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return ending.value.code, out, err
-
-    return call
+    return command_runner(main, capsys)
 
 
 @pytest.fixture
@@ -78,16 +71,6 @@ def write(
     return path
 
 
-def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def check_one_line(said: str) -> None:
-    assert sum(line.startswith("error: ") for line in said.splitlines()) == 1, said
-    assert "Traceback" not in said
-    assert "defect" not in said
-
-
 # --- retouch: bad and odd pictures ----------------------------------------------------------------
 
 
@@ -98,7 +81,7 @@ def test_a_bad_picture_is_one_clear_line(retouch: Run, fault: BadFile, tmp_path:
     assert code == fault.exit_code, said
     assert shown == ""
     check_one_line(said)
-    assert not (tmp_path / "out").exists() or files(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists() or files_below(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("odd", ODD_FILES, ids=str)
@@ -106,7 +89,7 @@ def test_an_odd_picture_is_retouched_as_it_is(retouch: Run, odd: OddFile, tmp_pa
     path = odd.create(tmp_path)
     code, _, said = retouch("-o", tmp_path / "out", "--", path)
     assert code == 0, said
-    (name,) = files(tmp_path / "out")
+    (name,) = files_below(tmp_path / "out")
     result = read_image(tmp_path / "out" / name)
     assert (result.height, result.width) == odd.size
     assert (result.alpha is not None) == odd.alpha
@@ -119,7 +102,7 @@ def test_the_other_pictures_of_a_folder_are_done(retouch: Run, tmp_path: Path) -
     folder, good, bad = mixed_folder(tmp_path / "in")
     code, shown, said = retouch(folder, "-o", tmp_path / "out", "--json")
     assert code == 1
-    assert files(tmp_path / "out") == sorted(path.name for path in good)
+    assert files_below(tmp_path / "out") == sorted(path.name for path in good)
     assert all(str(path) in said for path in bad)
     report = json.loads(shown)
     assert (report["done"], report["failed"]) == (len(good), len(bad))
@@ -186,9 +169,9 @@ def test_a_folder_keeps_its_sub_folders_and_a_glob_takes_what_it_names(
     for name in ("a.png", "sub/b.jpg", "sub/c.tif"):
         write(tmp_path / "in" / name, photo(12, 16))
     assert retouch(tmp_path / "in", "-o", tmp_path / "1")[0] == 0
-    assert files(tmp_path / "1") == ["a.png", "sub/b.jpg", "sub/c.tif"]
+    assert files_below(tmp_path / "1") == ["a.png", "sub/b.jpg", "sub/c.tif"]
     assert retouch(tmp_path / "in" / "sub" / "*", "-o", tmp_path / "2")[0] == 0
-    assert files(tmp_path / "2") == ["b.jpg", "c.tif"]
+    assert files_below(tmp_path / "2") == ["b.jpg", "c.tif"]
 
 
 def test_json_is_one_object_on_standard_output(retouch: Run, picture: Path, tmp_path: Path) -> None:
@@ -215,7 +198,7 @@ def test_compare_writes_both_side_by_side(retouch: Run, tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", photo(20, 24))
     code, _, said = retouch(tmp_path / "a.jpg", "-o", tmp_path / "out", "--compare")
     assert code == 0, said
-    assert files(tmp_path / "out") == ["a.jpg", "a_compare.png"]
+    assert files_below(tmp_path / "out") == ["a.jpg", "a_compare.png"]
     sides = read_image(tmp_path / "out" / "a_compare.png").pixels
     assert sides.shape == (20, 24 * 2 + 2, 3)
     assert np.array_equal(sides[:, :24], read_image(tmp_path / "a.jpg").pixels)
@@ -227,7 +210,7 @@ def test_a_comparison_that_exists_is_kept(retouch: Run, picture: Path, tmp_path:
     code, _, said = retouch(picture, "-o", tmp_path / "out", "--compare")
     assert code == 73
     check_one_line(said)
-    assert files(tmp_path / "out") == ["a_compare.png"]
+    assert files_below(tmp_path / "out") == ["a_compare.png"]
     assert retouch(picture, "-o", tmp_path / "out", "--compare", "--overwrite")[0] == 0
     assert read_image(tmp_path / "out" / "a_compare.png").width == 82
 
@@ -321,7 +304,7 @@ def test_photographs_and_videos_go_in_one_run(retouch: Run, picture: Path, tmp_p
     make_clip(picture.parent / "clips" / "b.MP4")
     code, shown, said = retouch(picture.parent, "-o", tmp_path / "out", "--json")
     assert code == 0, said
-    assert files(tmp_path / "out") == ["a.png", "clips/b.MP4"]
+    assert files_below(tmp_path / "out") == ["a.png", "clips/b.MP4"]
     photograph, video = json.loads(shown)["files"]
     assert photograph["method"] == "lut"
     assert (video["frames"], video["scenes"]) == (4, 1)
@@ -335,7 +318,7 @@ def test_a_video_of_a_kind_that_is_not_written_becomes_one_that_is(
     assert code == 0, said
     code, _, said = retouch(tmp_path / "in", "-o", tmp_path / "out")
     assert code == 0, said
-    assert files(tmp_path / "out") == ["b.mp4"]
+    assert files_below(tmp_path / "out") == ["b.mp4"]
 
 
 def test_a_live_photograph_is_compared_and_its_video_is_not(retouch: Run, tmp_path: Path) -> None:
@@ -343,7 +326,7 @@ def test_a_live_photograph_is_compared_and_its_video_is_not(retouch: Run, tmp_pa
     make_clip(tmp_path / "in" / "IMG_1.mov")
     code, _, said = retouch(tmp_path / "in", "-o", tmp_path / "out", "--compare")
     assert code == 0, said
-    assert files(tmp_path / "out") == ["IMG_1.jpg", "IMG_1.mov", "IMG_1_compare.png"]
+    assert files_below(tmp_path / "out") == ["IMG_1.jpg", "IMG_1.mov", "IMG_1_compare.png"]
 
 
 @pytest.mark.parametrize(
@@ -370,7 +353,7 @@ def test_a_damaged_video_does_not_stop_the_others(
     (picture.parent / "b.mp4").write_bytes(b"no video at all")
     code, _, said = retouch(picture.parent, "-o", tmp_path / "out")
     assert code == 1, said
-    assert files(tmp_path / "out") == ["a.png"]
+    assert files_below(tmp_path / "out") == ["a.png"]
     assert str(picture.parent / "b.mp4") in said
 
 

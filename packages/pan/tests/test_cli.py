@@ -14,7 +14,13 @@ import torch
 from lowvis_pan.cli import main
 from lowvis_shared.checkpoint import load_weights_file
 from lowvis_shared.images import Picture, read_image, write_image
-from lowvis_shared.testing import asset_path, heed_interrupts
+from lowvis_shared.testing import (
+    asset_path,
+    check_one_line,
+    command_runner,
+    files_below,
+    heed_interrupts,
+)
 from lowvis_shared.testing.faults import (
     BAD_FILES,
     ODD_FILES,
@@ -32,14 +38,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run ``lowvis-pan`` in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ending:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return ending.value.code, out, err
-
-    return call
+    return command_runner(main, capsys)
 
 
 @pytest.fixture
@@ -52,15 +51,6 @@ def upscale(run: Run, weights: str) -> Run:
     return call
 
 
-def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def check_one_line(said: str) -> None:
-    assert sum(line.startswith("error: ") for line in said.splitlines()) == 1, said
-    assert "Traceback" not in said
-
-
 # --- upscale: bad and odd pictures ----------------------------------------------------------------
 
 
@@ -71,7 +61,7 @@ def test_a_bad_picture_is_one_clear_line(upscale: Run, fault: BadFile, tmp_path:
     assert code == fault.exit_code, said
     assert shown == ""
     check_one_line(said)
-    assert not (tmp_path / "out").exists() or files(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists() or files_below(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("odd", ODD_FILES, ids=str)
@@ -79,7 +69,7 @@ def test_an_odd_picture_is_upscaled_as_it_is(upscale: Run, odd: OddFile, tmp_pat
     path = odd.create(tmp_path)
     code, _, said = upscale("-o", tmp_path / "out", "--", path)
     assert code == 0, said
-    (name,) = files(tmp_path / "out")
+    (name,) = files_below(tmp_path / "out")
     result = read_image(tmp_path / "out" / name)
     assert (result.height, result.width) == (odd.size[0] * 4, odd.size[1] * 4)
     assert (result.alpha is not None) == odd.alpha
@@ -92,7 +82,7 @@ def test_the_other_pictures_of_a_folder_are_done(upscale: Run, tmp_path: Path) -
     folder, good, bad = mixed_folder(tmp_path / "in")
     code, shown, said = upscale(folder, "-o", tmp_path / "out", "--json")
     assert code == 1
-    assert files(tmp_path / "out") == sorted(path.name for path in good)
+    assert files_below(tmp_path / "out") == sorted(path.name for path in good)
     assert all(str(path) in said for path in bad)
     report = json.loads(shown)
     assert (report["done"], report["failed"]) == (len(good), len(bad))
@@ -140,7 +130,7 @@ def test_compare_writes_both_side_by_side(upscale: Run, tmp_path: Path) -> None:
     write_image(Picture(photo(20, 24)), tmp_path / "a.jpg")
     code, _, said = upscale(tmp_path / "a.jpg", "-o", tmp_path / "out", "--compare")
     assert code == 0, said
-    assert files(tmp_path / "out") == ["a.jpg", "a_compare.png"]
+    assert files_below(tmp_path / "out") == ["a.jpg", "a_compare.png"]
     assert read_image(tmp_path / "out" / "a_compare.png").pixels.shape == (80, 96 * 2 + 2, 3)
 
 
@@ -216,7 +206,7 @@ def test_a_full_disk_leaves_nothing_half_written(weights: str, tmp_path: Path) -
     )
     assert ran.returncode == 73, ran.stderr
     check_one_line(ran.stderr)
-    assert files(tmp_path / "out") == []
+    assert files_below(tmp_path / "out") == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
@@ -242,7 +232,7 @@ def test_an_interrupted_run_leaves_whole_files_only(
     assert process.returncode == code, said
     assert "interrupted" in said
     assert "Traceback" not in said
-    written = files(tmp_path / "out")
+    written = files_below(tmp_path / "out")
     assert 0 < len(written) < 40
     for name in written:
         assert read_image(tmp_path / "out" / name).width == 384
