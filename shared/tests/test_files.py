@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from lowvis_shared.errors import OutputError
-from lowvis_shared.files import atomic_write, check_output, sha256_file
+from lowvis_shared.errors import InputError, OutputError
+from lowvis_shared.files import atomic_write, check_output, read_bytes, sha256_file
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX file permissions and signals")
 
@@ -194,3 +194,16 @@ def test_a_symbolic_link_is_written_through(tmp_path: Path) -> None:
     write_text(link, "new", overwrite=True)
     assert link.is_symlink()
     assert target.read_text() == "new"
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    assert read_bytes(tmp_path / "file") == b"content"
+    for path, message in (
+        (tmp_path / "absent", "no such file"),
+        (tmp_path, "a folder, not a file"),
+        ("/dev/null", "a device, not a file"),
+        ("nul\0byte", "cannot be read"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_bytes(path)

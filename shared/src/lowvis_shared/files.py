@@ -6,13 +6,33 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from lowvis_shared.errors import OutputError
+from lowvis_shared.errors import InputError, OutputError
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return what a file of the user holds.
+
+    Raises:
+        InputError: The file is missing, a folder or a device, or cannot be read.
+    """
+    try:
+        if stat.S_ISCHR(Path(path).stat().st_mode):
+            raise InputError(f"{path}: a device, not a file")
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: a folder, not a file") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}") from error
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -21,7 +21,6 @@ rounded or dropped with a warning on the logger ``lowvis`` otherwise.
 """
 
 import os
-import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,9 @@ from torch import Tensor
 
 from lowvis_shared._decode import decode
 from lowvis_shared._encode import FORMATS, Format, encode
-from lowvis_shared._picture import Picture
+from lowvis_shared._picture import Picture, quantize, to_unit_float
 from lowvis_shared.errors import InputError, OutputError, UsageError
-from lowvis_shared.files import atomic_write, check_output
+from lowvis_shared.files import atomic_write, check_output, read_bytes
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -44,9 +43,11 @@ __all__ = [
     "Picture",
     "check_writable",
     "comparison",
+    "quantize",
     "read_image",
     "to_array",
     "to_tensor",
+    "to_unit_float",
     "write_image",
 ]
 
@@ -75,18 +76,9 @@ def read_image(
         InputError: The file is missing, empty, no picture, truncated, damaged, too large, or of a
             kind that is not supported; the message names it.
     """
-    try:
-        if stat.S_ISCHR(Path(path).stat().st_mode):
-            raise InputError(f"{path}: a device, not a file")
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path}: a folder, not a file") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {reason}") from error
-    return decode(data, str(path), max_pixels=max_pixels, allow_truncated=allow_truncated)
+    return decode(
+        read_bytes(path), str(path), max_pixels=max_pixels, allow_truncated=allow_truncated
+    )
 
 
 def write_image(

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from lowvis_shared.errors import InputError, LowvisError
 from lowvis_shared.files import atomic_write
-from lowvis_shared.images import IMAGE_SUFFIXES, read_image
+from lowvis_shared.images import IMAGE_SUFFIXES, quantize, read_image
 from lowvis_shared.resize import imresize, modcrop
 
 logger = logging.getLogger("lowvis")
@@ -221,8 +221,7 @@ def _write_text(file: BinaryIO, text: str) -> None:
 
 
 def _read_8_bit(path: Path) -> NDArray[np.uint8]:
-    pixels = read_image(path).to_float()
-    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    return quantize(read_image(path).to_float(), np.dtype(np.uint8))
 
 
 class CropBatches(Dataset[tuple[Tensor, Tensor]]):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from lowvis_shared.errors import InputError
+from lowvis_shared.images import quantize
 from lowvis_shared.metrics import Protocol, Score, score, summarize, super_resolution_protocol
 from lowvis_shared.pairs import Pixels, ReadablePair, upscaler
 from numpy.typing import NDArray
@@ -108,4 +109,4 @@ def _eight_bits(output: NDArray[Any], name: str) -> NDArray[np.uint8]:
         return output
     if not np.isfinite(output).all():
         raise InputError(f"the output for {name} holds values that are not finite")
-    return np.rint(np.clip(output, 0, 1) * 255).astype(np.uint8)
+    return quantize(output, np.dtype(np.uint8))

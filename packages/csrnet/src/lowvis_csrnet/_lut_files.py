@@ -7,12 +7,14 @@ import logging
 import math
 import os
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 from lowvis_shared.errors import InputError
+from lowvis_shared.files import read_bytes
 from lowvis_shared.images import Picture, read_image
 from numpy.typing import NDArray
 
@@ -143,17 +145,10 @@ def hald_picture(values: NDArray[np.float32], bit_depth: Literal[8, 16]) -> Pict
 
 
 def _read_text(path: str | os.PathLike[str]) -> bytes:
-    try:
+    with suppress(OSError, ValueError):  # said by what reads it
         if Path(path).stat().st_size > _MAX_BYTES:
             raise InputError(f"{path}: larger than any .cube file of 256 nodes on an axis")
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path}: a folder, not a file") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {reason}") from error
+    data = read_bytes(path)
     if not data.strip():
         raise InputError(f"{path}: the file is empty")
     if b"\0" in data:

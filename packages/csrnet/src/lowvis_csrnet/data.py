@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lowvis_shared.cli import named
 from lowvis_shared.errors import InputError, LowvisError, UsageError
-from lowvis_shared.images import IMAGE_SUFFIXES, read_image
+from lowvis_shared.images import IMAGE_SUFFIXES, quantize, read_image, to_unit_float
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -102,7 +102,7 @@ def _read(path: Path, side: int) -> NDArray[np.uint8]:
     codes = reduced(picture.to_float(), side)
     with named(path):
         profile = SRGB if picture.gray else read_profile(picture.icc_profile)
-    return np.rint(np.clip(profile.to_srgb(codes), 0, 1) * 255).astype(np.uint8)
+    return quantize(profile.to_srgb(codes), np.dtype(np.uint8))
 
 
 def lesson(name: str) -> Lesson:
@@ -122,7 +122,7 @@ def lesson(name: str) -> Lesson:
 
 
 def _retouch(photo: Photo, generator: np.random.Generator) -> tuple[Image, Image]:
-    image = _unit(photo.pixels)
+    image = to_unit_float(photo.pixels)
     severity = float(generator.uniform(0.2, 1.3))  # hardly visible too: to learn to leave alone
     return Defects.draw(generator, severity)(image), image
 
@@ -131,17 +131,13 @@ def _pairs(photo: Photo, generator: np.random.Generator) -> tuple[Image, Image]:
     del generator
     if photo.before is None:
         raise UsageError("learn=pairs needs what the photographs were before", hint="inputs=FOLDER")
-    return _unit(photo.before), _unit(photo.pixels)
+    return to_unit_float(photo.before), to_unit_float(photo.pixels)
 
 
 def _imitate(name: str, photo: Photo, generator: np.random.Generator) -> tuple[Image, Image]:
     del generator
-    image = _unit(photo.pixels)
+    image = to_unit_float(photo.pixels)
     return image, OPERATIONS[name](image)
-
-
-def _unit(pixels: NDArray[np.uint8]) -> Image:
-    return pixels.astype(np.float32) / np.float32(255)
 
 
 class Batch(NamedTuple):

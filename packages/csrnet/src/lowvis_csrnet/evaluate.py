@@ -11,7 +11,7 @@ from lowvis_shared.assets import dataset_files, fetch
 from lowvis_shared.cli import PartProgress, expand_inputs, named
 from lowvis_shared.color import delta_e_76, delta_e_2000, rgb_to_lab
 from lowvis_shared.errors import InputError
-from lowvis_shared.images import Picture, read_image
+from lowvis_shared.images import Picture, quantize, read_image
 from lowvis_shared.metrics import Protocol, score
 from numpy.typing import NDArray
 
@@ -190,7 +190,7 @@ def mean_of(figures: Sequence[Figures]) -> Figures:
 def _to_8_bit(picture: NDArray[Any]) -> NDArray[np.uint8]:
     if picture.dtype == np.uint8:
         return picture
-    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return quantize(picture, np.dtype(np.uint8))
 
 
 def _lab_wrapped(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:

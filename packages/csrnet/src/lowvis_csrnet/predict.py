@@ -12,7 +12,7 @@ import torch
 from lowvis_shared.color import rgb_to_luma_full_range
 from lowvis_shared.device import Precision, choose_device, choose_precision, exact_float32
 from lowvis_shared.errors import InputError, UsageError
-from lowvis_shared.images import Picture
+from lowvis_shared.images import Picture, quantize
 from lowvis_shared.tiling import plan_tiles
 from numpy.typing import NDArray
 from torch import Tensor
@@ -537,10 +537,7 @@ def _to_unit(codes: NDArray[Any]) -> NDArray[np.float64]:
 def _quantize(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Bring values around 0..1 to the type of the picture, clipped; whole numbers are rounded."""
     _require_finite(values)
-    values = np.clip(values, 0, 1)
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    return np.rint(values * np.iinfo(dtype).max).astype(dtype)
+    return quantize(np.clip(values, 0, 1), dtype)
 
 
 def _to_gray(pixels: NDArray[Any]) -> NDArray[Any]:

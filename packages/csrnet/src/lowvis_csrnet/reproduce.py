@@ -14,7 +14,7 @@ from lowvis_shared.assets import assets_available, dataset_files, fetch, mirror_
 from lowvis_shared.checkpoint import load_weights_file
 from lowvis_shared.errors import WeightsError
 from lowvis_shared.files import sha256_file
-from lowvis_shared.images import Picture, read_image
+from lowvis_shared.images import Picture, read_image, to_unit_float
 from lowvis_shared.metrics import psnr
 from lowvis_shared.reproduce import Context, Measurement, Measurer, Row, Unavailable
 from numpy.typing import NDArray
@@ -145,7 +145,7 @@ def measure_photos_row(row: Row, context: Context) -> Measurement:
         run = Retoucher(network, lut_size=None, device=context.device, precision="fp32")
     per_item: dict[str, float] = {}
     for index, (name, pixels) in enumerate(photos.items()):
-        image = pixels.astype(np.float32) / np.float32(255)
+        image = to_unit_float(pixels)
         for seed in range(20 if lesson == "retouch" else 1):
             before, after = image, image
             if lesson == "retouch":

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lowvis_shared.device import Precision, available_memory, choose_device, choose_precision
 from lowvis_shared.errors import InputError
-from lowvis_shared.images import Picture, to_array, to_tensor
+from lowvis_shared.images import Picture, quantize, to_array, to_tensor
 from lowvis_shared.resize import imresize, imresize_tensor
 from lowvis_shared.tiling import plan_tiles, stream_tiled
 from numpy.typing import NDArray
@@ -167,7 +167,7 @@ class Upscaler:
             if picture.gray:
                 # The weights of luma, as in files that are gray; the three channels stay equal.
                 values = (values @ np.array([0.299, 0.587, 0.114], np.float32))[..., np.newaxis]
-            output[rows, columns] = _quantize(values, output.dtype)
+            output[rows, columns] = quantize(np.clip(values, 0, 1), output.dtype)
 
         stream_tiled(
             run_tile,
@@ -294,14 +294,6 @@ def _turned(image: Tensor, turn: int) -> Tensor:
 def _turned_back(image: Tensor, turn: int) -> Tensor:
     image = torch.rot90(image, -(turn & 3), (2, 3))
     return image.flip(3) if turn & 4 else image
-
-
-def _quantize(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Bring values around 0..1 to the type of the picture; float pictures are clipped only."""
-    values = np.clip(values, 0, 1)
-    if dtype.kind == "f":
-        return values
-    return np.rint(values * np.float32(np.iinfo(dtype).max)).astype(dtype)
 
 
 def _clipped_resize(alpha: NDArray[Any], scale: int) -> NDArray[Any]:
