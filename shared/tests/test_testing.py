@@ -1,9 +1,11 @@
 """The tools for tests: a missing file skips or fails with its reason; conformance finds faults."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import typer
 from lowvis_shared import plugins
 from lowvis_shared.plugins import ModelEntry, PackageInfo
 from lowvis_shared.testing import PackageConformance, asset_path, conformance, mirror_path
@@ -112,6 +114,30 @@ def test_conformance_finds_state_that_is_not_in_the_state_dict(monkeypatch: pyte
     tests = conformance_of(Forgetful, monkeypatch)
     with pytest.raises(AssertionError):
         tests.test_state_dict_round_trips("toy-x2")
+
+
+def without_networks(word: str) -> PackageInfo:
+    return PackageInfo(word, "Toy", "Nobody", "", "play", (), Path("paper.toml"), trains=False)
+
+
+def test_a_package_without_networks_needs_no_files_and_no_command_of_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    app = typer.Typer()
+    for name in ("play", "reproduce"):
+        app.command(name, help="Do it.")(lambda: None)
+    toy = SimpleNamespace(app=app, __file__=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(conformance, "import_module", lambda name: toy)
+    for name in ("__init__.py", "cli.py", "paper.toml", "py.typed", "reproduce.py"):
+        (tmp_path / name).touch()
+    tests = conformance_of(Blur, monkeypatch)
+    with pytest.raises(AssertionError, match=r"model\.py"):
+        tests.test_files_are_where_every_package_has_them()
+    with pytest.raises(AssertionError, match="evaluate"):
+        tests.test_every_command_has_help()
+    monkeypatch.setattr(conformance, "load_package", without_networks)
+    tests.test_files_are_where_every_package_has_them()
+    tests.test_every_command_has_help()
 
 
 def test_a_package_that_is_not_installed_fails_conformance(monkeypatch: pytest.MonkeyPatch):

@@ -8,15 +8,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
 from xml.etree import ElementTree as ET
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lowvis_aim2020.evaluate import Quality, challenge_protocol
-from lowvis_aim2020.plot import Axis, Point, scatter
 from lowvis_aim2020.ranking import MEASURES, Entry, Ranking
 from lowvis_aim2020.report import (
     COLUMNS,
@@ -324,84 +319,3 @@ def test_a_network_with_infinite_psnr_is_valid_json() -> None:
         raise AssertionError(f"{name} is no JSON")
 
     json.loads(as_json(ranking_of(entry("exact", psnr=math.inf))), parse_constant=refuse)
-
-
-# --- plots ----------------------------------------------------------------------------------------
-
-
-def grid(svg: ET.Element) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Places and figures of the vertical lines, and of the horizontal ones."""
-    lines = [path.get("d") or "" for path in svg.iter(f"{{{SVG}}}path")]
-    texts = [each for each in svg.iter(f"{{{SVG}}}text") if each.get("fill") == "#555"]
-    figures = [float((each.text or "").replace(",", "")) for each in texts]
-    vertical, horizontal = [], []
-    for line, figure in zip(lines, figures, strict=True):
-        if match := re.fullmatch(r"M([\d.]+) 16V328", line):
-            vertical.append((float(match[1]), figure))
-        elif match := re.fullmatch(r"M64 ([\d.]+)H540", line):
-            horizontal.append((float(match[1]), figure))
-        else:
-            pytest.fail(line)
-    return vertical, horizontal
-
-
-def check_axes(points: Sequence[Point], *, log: bool) -> None:
-    svg = ET.fromstring(scatter(points, Axis("across", log=log), Axis("up", log=log)))
-    vertical, horizontal = grid(svg)
-    for start, end, ticks in ((64, 540, vertical), (16, 328, horizontal)):
-        assert 2 <= len(ticks) <= 20
-        assert all(start <= place <= end for place, _ in ticks)
-    assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(vertical))
-    # Upwards on the page is downwards in its coordinates.
-    assert all(a[0] > b[0] and a[1] < b[1] for a, b in pairwise(horizontal))
-    circles = list(svg.iter(f"{{{SVG}}}circle"))
-    assert len(circles) == len(points)
-    for point, circle in zip(points, circles, strict=True):
-        x, y = float(circle.get("cx") or "nan"), float(circle.get("cy") or "nan")
-        assert 64 < x < 540
-        assert 16 < y < 328
-        scale = math.log10 if log else float
-        for value, place, ticks in ((point.x, x, vertical), (point.y, y, horizontal)):
-            known = [(scale(figure), pixel) for pixel, figure in ticks]
-            slope = (known[-1][1] - known[0][1]) / (known[-1][0] - known[0][0])
-            expected = known[0][1] + slope * (scale(value) - known[0][0])
-            assert place == pytest.approx(expected, abs=2)  # a dot stands where its figure is
-
-
-positive = st.floats(1e-5, 1e7)
-
-
-@settings(max_examples=200, deadline=None)
-@given(positive, st.floats(1.01, 1e6), st.floats(0, 1), st.booleans())
-def test_ticks_lie_on_the_axis_and_ascend(low: float, ratio: float, part: float, log: bool) -> None:
-    high = low * ratio
-    middle = low + part * (high - low)
-    points = [Point("a", low, high), Point("b", high, low), Point("c", middle, middle)]
-    check_axes(points, log=log)
-
-
-@pytest.mark.parametrize("log", [False, True])
-@pytest.mark.parametrize("value", [1e-4, 0.433, 1, 28.12, 1024, 5e4])
-def test_one_point_has_axes_too(value: float, log: bool) -> None:
-    check_axes([Point("only", value, value)], log=log)
-
-
-def test_ticks_between_nearly_equal_figures_have_different_texts() -> None:
-    check_axes([Point("a", 28.12345, 1), Point("b", 28.12346, 2)], log=False)
-
-
-def test_no_points_are_no_plot() -> None:
-    assert scatter([], Axis("across"), Axis("up")) == ""
-
-
-def test_labels_do_not_cover_each_other() -> None:
-    points = [Point(f"network {index}", 1 + index % 2, 1 + index // 2) for index in range(4)]
-    svg = ET.fromstring(scatter(points, Axis("across"), Axis("up")))
-    places = [
-        (float(each.get("x") or 0), float(each.get("y") or 0))
-        for each in svg.iter(f"{{{SVG}}}text")
-        if (each.text or "").startswith("network")
-    ]
-    distances = [np.hypot(a[0] - b[0], a[1] - b[1]) for a in places for b in places if a != b]
-    assert len(places) == 4
-    assert min(distances) > 14  # the height of a label

@@ -21,9 +21,9 @@ from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 
+from lowvis_shared.candidates import Candidate as Candidate
 from lowvis_shared.plugins import ModelEntry, PackageInfo
 
-from lowvis_aim2020.candidates import Candidate as Candidate
 from lowvis_aim2020.candidates import find_candidate as find_candidate
 from lowvis_aim2020.evaluate import evaluate_network as evaluate_network
 from lowvis_aim2020.model import NETWORKS as NETWORKS

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn
 
 import typer
+from lowvis_shared.candidates import Candidate, foreign_code
 from lowvis_shared.cli import (
     AcceptLicenceOption,
     AllowTruncatedOption,
@@ -44,8 +45,8 @@ from lowvis_shared.reproduce import add_reproduce
 from rich.console import Console
 
 from lowvis_aim2020 import PACKAGE
-from lowvis_aim2020.candidates import Candidate, find_candidate, foreign_code
-from lowvis_aim2020.evaluate import Quality, challenge_protocol
+from lowvis_aim2020.candidates import find_candidate
+from lowvis_aim2020.evaluate import Quality, challenge_protocol, evaluate_candidate
 from lowvis_aim2020.evaluate import evaluate as evaluate_upscaling
 from lowvis_aim2020.model import BASELINE, NETWORKS, find_network
 from lowvis_aim2020.predict import Upscaler
@@ -345,7 +346,7 @@ def _evaluate(
 ) -> Quality:
     with redirect_stdout(sys.stderr), foreign_code(candidate.name):
         network = candidate.open().to(choose_device(device))
-        return candidate.score(network, pairs, progress)
+        return evaluate_candidate(candidate, network, pairs, progress)
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from lowvis_shared.candidates import Candidate
 from lowvis_shared.errors import InputError
 from lowvis_shared.images import quantize
 from lowvis_shared.metrics import Protocol, Score, score, summarize, super_resolution_protocol
@@ -77,6 +78,22 @@ def evaluate_network(
     """
     return evaluate(
         upscaler(network, scale, receptive_radius=receptive_radius), pairs, scale, progress=progress
+    )
+
+
+def evaluate_candidate(
+    candidate: Candidate,
+    network: nn.Module,
+    pairs: Sequence[ReadablePair],
+    progress: Callable[[int, int], None] | None = None,
+) -> Quality:
+    """Score what a candidate's `make` or `open` built; otherwise as `evaluate_network`."""
+    return evaluate_network(
+        network,
+        pairs,
+        candidate.scale,
+        receptive_radius=candidate.receptive_radius,
+        progress=progress,
     )
 
 

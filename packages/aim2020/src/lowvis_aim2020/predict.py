@@ -1,6 +1,7 @@
 """Picture in, picture out: the only place with pre- and post-processing around the networks."""
 
 import torch
+from lowvis_shared.candidates import FOREIGN_ERRORS, foreign_code
 from lowvis_shared.device import available_memory, choose_device, exact_float32
 from lowvis_shared.errors import DeviceError, InputError
 from lowvis_shared.images import Picture, to_array, to_tensor
@@ -8,7 +9,7 @@ from lowvis_shared.resize import imresize
 from lowvis_shared.tiling import run_tiled
 from torch import Tensor
 
-from lowvis_aim2020.candidates import FOREIGN_ERRORS, find_candidate, foreign_code
+from lowvis_aim2020.candidates import find_candidate
 from lowvis_aim2020.ranking import measure
 
 _LARGEST_TILE = 256

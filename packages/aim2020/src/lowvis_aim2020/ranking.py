@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from lowvis_shared.candidates import FOREIGN_ERRORS, Candidate, reason
 from lowvis_shared.cost import Cost, measure_cost
 from lowvis_shared.device import (
     Timing,
@@ -30,8 +31,8 @@ from lowvis_shared.errors import DeviceError, InputError, UsageError
 from lowvis_shared.pairs import ReadablePair
 from torch import Tensor, nn
 
-from lowvis_aim2020.candidates import FOREIGN_ERRORS, Candidate, all_names, find_candidate, reason
-from lowvis_aim2020.evaluate import Quality
+from lowvis_aim2020.candidates import all_names, find_candidate
+from lowvis_aim2020.evaluate import Quality, evaluate_candidate
 from lowvis_aim2020.model import BASELINE
 
 MEASURES = (
@@ -382,7 +383,7 @@ def _with_quality(
         note = f"no weights are at hand: {entry.name}@FILE gives some"
         return replace(entry, notes=(*entry.notes, note))
     try:
-        quality = candidate.score(network, pairs, partial(say, entry.title))
+        quality = evaluate_candidate(candidate, network, pairs, partial(say, entry.title))
     except FOREIGN_ERRORS as error:  # a network may fail on one size only
         return replace(entry, problem=reason(error))
     return replace(entry, quality=quality, notes=(*entry.notes, *suspicions(quality)))

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lowvis_shared.page import page
+from lowvis_shared.plot import Axis, Point, scatter
 from lowvis_shared.reproduce import markdown_table
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +16,6 @@ from rich.table import Column as Header
 from rich.table import Table
 
 from lowvis_aim2020.evaluate import challenge_protocol
-from lowvis_aim2020.plot import Axis, Point, scatter
 from lowvis_aim2020.ranking import HIGHER_IS_BETTER, MEASURES, Entry, Ranking, finite
 
 ABSENT = "–"  # noqa: RUF001 - the dash that tables use for an empty cell
@@ -196,15 +197,12 @@ def as_html(ranking: Ranking) -> str:
     """
     columns = shown_columns(ranking)
     heads = "".join(f"<th>{html.escape(column.heading)}</th>" for column in columns)
-    body = "\n".join(_html_row(ranking, entry, columns) for entry in ranking.entries)
+    rows = "\n".join(_html_row(ranking, entry, columns) for entry in ranking.entries)
     plots = "\n".join(f"<figure>{plot(ranking, x, y)}</figure>" for x, y in _plotted(columns))
-    return _PAGE.format(
-        style=_STYLE,
-        settings=html.escape(settings(ranking)),
-        heads=heads,
-        body=body,
-        plots=plots,
+    body = _BODY.format(
+        settings=html.escape(settings(ranking)), heads=heads, rows=rows, plots=plots
     )
+    return page("Efficient super-resolution networks, ranked", body)
 
 
 def _html_row(ranking: Ranking, entry: Entry, columns: Sequence[Column]) -> str:
@@ -243,38 +241,14 @@ def plot(ranking: Ranking, x: Column, y: Column) -> str:
     return scatter(points, Axis(x.heading, log=True), Axis(y.heading, log=not plain))
 
 
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem;
-       color: #222; background: #fff }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
-th, td { border-bottom: 1px solid #ddd; padding: .35rem .6rem; text-align: right }
-thead th { vertical-align: bottom } tbody th, td.text { text-align: left }
-tr.baseline { background: #fff3eb } tr.out { color: #999 }
-.wide { overflow-x: auto } .plots { display: flex; flex-wrap: wrap; gap: 1rem }
-figure { margin: 0; flex: 1 1 480px; max-width: 560px }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Efficient super-resolution networks, ranked</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>Efficient super-resolution networks, ranked</h1>
-<p>{settings}</p>
+_BODY = """<p>{settings}</p>
 <div class="wide"><table>
 <thead><tr><th>network</th>{heads}<th></th></tr></thead>
 <tbody>
-{body}
+{rows}
 </tbody>
 </table></div>
 <h2>Plots</h2>
 <div class="plots">
 {plots}
-</div>
-</body>
-</html>
-"""
+</div>"""

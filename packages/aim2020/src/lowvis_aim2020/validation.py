@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from lowvis_shared.candidates import FOREIGN_ERRORS, Candidate, reason
 from lowvis_shared.cost import Cost
 from lowvis_shared.device import choose_device
 from lowvis_shared.pairs import ReadablePair
 from torch import nn
 
-from lowvis_aim2020.candidates import FOREIGN_ERRORS, Candidate, reason
+from lowvis_aim2020.evaluate import evaluate_candidate
 from lowvis_aim2020.ranking import TOLERANCE, measure, probe, suspicions
 
 SIZES = ((64, 64), (37, 53), (1, 64), (17, 1))
@@ -127,7 +128,7 @@ def _check_quality(
     if not candidate.trained:
         return Check(name, "unknown", f"no weights are at hand: {candidate.name}@FILE gives some")
     try:
-        quality = candidate.score(network, pairs, progress)
+        quality = evaluate_candidate(candidate, network, pairs, progress)
     except FOREIGN_ERRORS as error:
         return Check(name, "no", reason(error))
     found = "; ".join((f"{quality.rgb.psnr:.4f} dB RGB", *suspicions(quality)))
