@@ -22,8 +22,10 @@ from lowvis_shared.cli import (
     OutputOption,
     OverwriteOption,
     PartProgress,
+    check_reports,
     comparison_path,
     expand_inputs,
+    json_text,
     make_app,
     parse_tile,
     plan_jobs,
@@ -31,6 +33,7 @@ from lowvis_shared.cli import (
     process_files,
     refuse_comparison_collisions,
     run,
+    write_reports,
 )
 from lowvis_shared.errors import InputError, OutputError, PartialFailure, UsageError
 from lowvis_shared.files import atomic_write
@@ -463,3 +466,28 @@ def test_progress_is_drawn_in_a_terminal_only(tmp_path: Path, command: list[str]
     os.close(master)
     assert b"2/2" in shown
     assert shown.count(b"note: wrote") == 2
+
+
+def test_reports_are_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "here.md").write_text("old")
+    for names, message in (
+        (["a.pdf"], "a report is one of .md, .csv"),
+        (["a.md", "b.csv", "a.md"], "two reports would be written to one file"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_reports([tmp_path / name for name in names], (".md", ".csv"), overwrite=False)
+    with pytest.raises(OutputError, match="exists already"):
+        check_reports([tmp_path / "here.md"], (".md",), overwrite=False)
+    check_reports([tmp_path / "here.md"], (".md",), overwrite=True)
+
+
+def test_a_report_of_each_kind_is_written(tmp_path: Path) -> None:
+    writers = {".md": lambda result: f"# {result}", ".csv": lambda result: f"value,{result}"}
+    paths = [tmp_path / "new" / "a.MD", tmp_path / "b.csv"]
+    write_reports(paths, writers, "größer", overwrite=False)
+    assert [path.read_text(encoding="utf-8") for path in paths] == ["# größer", "value,größer"]
+
+
+def test_json_has_no_word_for_infinity() -> None:
+    text = json_text({"path": Path("a"), "values": (1.5, float("inf"), float("nan"))})
+    assert json.loads(text) == {"path": "a", "values": [1.5, None, None]}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lowvis_shared.errors import InputError, UsageError
+from lowvis_shared.errors import InputError, UsageError, WeightsError
 from lowvis_shared.metrics import Protocol, psnr
 from lowvis_srga.bank import FeatureBank
 from lowvis_srga.comparison import Comparison, srga
@@ -352,6 +352,22 @@ def test_a_network_that_fails_does_not_stop_the_others(
     assert all(each.sets == () and each.mean is None for each in found.failed)
 
 
+def test_the_error_of_the_only_network_is_raised_unless_it_is_of_foreign_code(
+    sets: Sequence[PatchSet],
+) -> None:
+    def missing() -> Tap:
+        raise WeightsError("no such weights", hint="fetch them")
+
+    def foreign() -> Tap:
+        raise ValueError("no such day")
+
+    with pytest.raises(WeightsError, match="no such weights") as caught:
+        score({"mine": missing}, sets, QUICK)
+    assert caught.value.hint == "fetch them"
+    (found,) = score({"mine": foreign}, sets, QUICK).networks
+    assert (found.name, found.problem) == ("mine", "ValueError: no such day")
+
+
 def test_the_mean_is_over_the_sets_that_all_networks_have(
     sets: Sequence[PatchSet], bounds: Mapping[str, Sequence[float]]
 ) -> None:
@@ -449,15 +465,19 @@ def test_axes_are_as_many_as_the_patches_that_are_left(
     assert (made["blur1"].patches, made["blur1"].dimensions) == (24, 20)
 
 
-def test_a_reference_that_diverges_is_a_problem_of_the_network(
-    sets: Sequence[PatchSet], bounds: Mapping[str, Sequence[float]]
+def test_a_network_that_diverges_on_the_reference_cannot_be_scored(
+    bounds: Mapping[str, Sequence[float]],
 ) -> None:
     smooth = open_sets("clean,blur2,blur4", patches=COUNT, size=SIZE, scale=SCALE, seed=1)[0]
-    change = spoiling(bounds["clean"][2], math.nan)
-    network = alone(Nearest("n", change), smooth)
-    assert "diverges on 2 of 24 patches of clean" in network.problem
-    assert network.sets == ()
-    dropped = alone(Nearest("n", change), smooth, Settings(drop_diverged=True, bootstrap=4))
+    bad = Nearest("bad", spoiling(bounds["clean"][2], math.nan))
+    found = score({"bad": lambda: bad, "good": lambda: Nearest("good")}, smooth, QUICK)
+    assert [each.name for each in found.networks] == ["good", "bad"]
+    assert "diverges on 2 of 24 patches of clean" in found.networks[1].problem
+    assert found.networks[1].sets == ()
+    with pytest.raises(InputError, match="diverges on 2 of 24 patches of clean") as caught:
+        alone(bad, smooth)
+    assert "--drop-diverged" in str(caught.value.hint)
+    dropped = alone(bad, smooth, Settings(drop_diverged=True, bootstrap=4))
     assert [each.diverged for each in dropped.sets] == [0, 0]
     for each in dropped.sets:
         assert each.comparison is not None
@@ -592,6 +612,9 @@ def test_features_that_are_the_same_for_all_patches_are_a_clear_problem(
     def constant(low: Tensor, features: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         return torch.full_like(features, 0.3), output
 
-    network = alone(Nearest("gray", constant), sets)
-    assert network.problem == "gray has the same features for all patches of clean"
-    assert network.mean is None
+    gray = Nearest("gray", constant)
+    found = score({"gray": lambda: gray, "good": lambda: Nearest("good")}, sets, QUICK)
+    assert found.networks[1].problem == "gray has the same features for all patches of clean"
+    assert found.networks[1].mean is None
+    with pytest.raises(InputError, match="gray has the same features for all patches of clean"):
+        alone(gray, sets)

@@ -33,10 +33,11 @@ import unicodedata
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, ClassVar, NoReturn
+from typing import Annotated, BinaryIO, ClassVar, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -59,10 +60,12 @@ from lowvis_shared.errors import (
     PartialFailure,
     UsageError,
 )
-from lowvis_shared.files import check_output, sha256_file
+from lowvis_shared.files import atomic_write, check_output, sha256_file
 from lowvis_shared.images import IMAGE_SUFFIXES, OUTPUT_SUFFIXES
 
 logger = logging.getLogger("lowvis")
+
+_Result = TypeVar("_Result")
 
 # --- The flag vocabulary -------------------------------------------------------------------------
 
@@ -390,6 +393,52 @@ def _plain(value: object) -> object:
             return [_plain(item) for item in value]
         case _:
             return str(value)
+
+
+def check_reports(paths: Collection[Path], suffixes: Collection[str], *, overwrite: bool) -> None:
+    """Refuse reports that could not be written, before the work that they are of.
+
+    Args:
+        paths: What the user asked for.
+        suffixes: The kinds there are, such as ``.html``.
+        overwrite: Replace files that exist.
+
+    Raises:
+        UsageError: A report is of another kind, or two would be one file.
+        OutputError: A file exists or cannot be written.
+    """
+    for path in paths:
+        if path.suffix.lower() not in suffixes:
+            raise UsageError(f"{path}: a report is one of {', '.join(suffixes)}")
+    if len({check_output(path, overwrite=overwrite) for path in paths}) < len(paths):
+        raise UsageError("two reports would be written to one file")
+
+
+def write_reports(
+    paths: Collection[Path],
+    writers: Mapping[str, Callable[[_Result], str]],
+    result: _Result,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write a result in each of the kinds that the suffixes of the paths name.
+
+    Args:
+        paths: As for `check_reports`.
+        writers: What makes the text of each kind.
+        result: What is written.
+        overwrite: Replace files that exist.
+
+    Raises:
+        OutputError: A file exists or cannot be written.
+    """
+    for path in paths:
+        content = writers[path.suffix.lower()](result).encode()
+        atomic_write(path, partial(_write_content, content), overwrite=overwrite)
+
+
+def _write_content(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 # --- Inputs and outputs --------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from lowvis_shared.candidates import Candidate, foreign_code
@@ -26,6 +26,7 @@ from lowvis_shared.cli import (
     PartProgress,
     QualityOption,
     add_train,
+    check_reports,
     make_app,
     official_weights_row,
     own_weights_row,
@@ -35,10 +36,10 @@ from lowvis_shared.cli import (
     progress_bar,
     run,
     show_weights,
+    write_reports,
 )
 from lowvis_shared.device import choose_device
 from lowvis_shared.errors import PartialFailure, UsageError
-from lowvis_shared.files import atomic_write, check_output
 from lowvis_shared.images import MAX_PIXELS, check_writable, read_image, write_image
 from lowvis_shared.pairs import ReadablePair, bicubic, load_pairs
 from lowvis_shared.reproduce import add_reproduce
@@ -118,9 +119,8 @@ def rank(
 ) -> None:
     """Measure networks beside the challenge's baseline and show them in order."""
     size = _parse_size(input_size)
-    reports = [_check_report(path, overwrite=overwrite) for path in report or ()]
-    if len(set(reports)) < len(reports):
-        raise UsageError("two reports would be written to one file")
+    reports = report or []
+    check_reports(reports, _WRITERS, overwrite=overwrite)
     _check_psnr(psnr)
     pairs = None
     if dataset is not None:
@@ -155,8 +155,7 @@ def rank(
         print_json(ranking.as_dict())
     else:
         _show(ranking)
-    for path in reports:
-        _write_report(ranking, path, overwrite=overwrite)
+    write_reports(reports, _WRITERS, ranking, overwrite=overwrite)
     if ranking.failed:
         names = "".join(f"\n  {entry.name}: {entry.problem}" for entry in ranking.failed)
         raise PartialFailure(f"{len(ranking.failed)} of {len(ranking.entries)} failed:{names}")
@@ -367,22 +366,6 @@ _WRITERS = {
     ".md": as_markdown,
     ".json": as_json,
 }
-
-
-def _check_report(path: Path, *, overwrite: bool) -> Path:
-    if path.suffix.lower() not in _WRITERS:
-        raise UsageError(f"{path}: a report is one of {', '.join(_WRITERS)}")
-    check_output(path, overwrite=overwrite)
-    return path
-
-
-def _write_report(ranking: Ranking, path: Path, *, overwrite: bool) -> None:
-    text = _WRITERS[path.suffix.lower()](ranking)
-
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode())
-
-    atomic_write(path, write, overwrite=overwrite)
 
 
 def _show(ranking: Ranking) -> None:

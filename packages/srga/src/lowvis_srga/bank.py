@@ -378,18 +378,17 @@ def _as_tensor(features: NDArray[Any]) -> Tensor:
 
 
 class FeatureStore:
-    """Features of n patches on their way into a bank: in memory, or in a temporary file.
+    """Features of n patches on their way into a bank.
 
-    Use as a context manager; the end of the block removes the file.
+    They stay on the GPU that they come from if there is room, else go into memory, else into a
+    temporary file. Use as a context manager; the end of the block frees all of it.
 
     Args:
         count: How many patches will come.
-        device: Where the features are; they stay there if there is room.
     """
 
-    def __init__(self, count: int, *, device: torch.device | None = None) -> None:
+    def __init__(self, count: int) -> None:
         self._count = count
-        self._device = device or torch.device("cpu")
         self._filled = 0
         self._diverged = np.zeros(count, np.bool_)
         self._target: _InMemory | _Spool | None = None
@@ -418,7 +417,7 @@ class FeatureStore:
         if self._filled + count > self._count:
             raise UsageError(f"more than the {self._count} patches that were announced")
         if self._target is None:
-            self._target = self._open(width)
+            self._target = self._open(width, features.device)
         if self._target.shape[1] != width:
             raise InputError(f"{width} features of a patch, and {self._target.shape[1]} before")
         self._target.put(self._filled, features.float())
@@ -452,15 +451,11 @@ class FeatureStore:
             layer=layer,
         )
 
-    def _open(self, width: int) -> "_InMemory | _Spool":
-        need = self._count * width * 4
-        free = available_memory() or 0
-        device = self._device
-        if device.type == "cuda":
-            if need * _SHARE < torch.cuda.mem_get_info(device)[0]:
-                return _InMemory(torch.empty((self._count, width), device=device))
-            device = torch.device("cpu")
-        if need * _SHARE < free:
+    def _open(self, width: int, device: torch.device) -> "_InMemory | _Spool":
+        need = self._count * width * 4 * _SHARE
+        if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0]:
+            return _InMemory(torch.empty((self._count, width), device=device))
+        if need < (available_memory() or 0):
             return _InMemory(torch.empty((self._count, width)))
         return _Spool(self._count, width)
 
@@ -681,7 +676,7 @@ def _clean(block: Tensor, bad: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
             return block, mean
     bad |= ~block.isfinite().all(dim=1).cpu().numpy()
     block = block.clone()
-    block[torch.from_numpy(bad)] = 0
+    block[torch.from_numpy(bad).to(block.device)] = 0
     return block, block.sum(dim=0) / max(1, int((~bad).sum()))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from lowvis_shared.cli import (
@@ -16,14 +16,16 @@ from lowvis_shared.cli import (
     OfflineOption,
     OverwriteOption,
     SeedOption,
+    check_reports,
     expand_inputs,
     make_app,
     print_json,
     progress_bar,
     run,
+    write_reports,
 )
 from lowvis_shared.errors import PartialFailure, UsageError
-from lowvis_shared.files import atomic_write, check_output
+from lowvis_shared.files import check_output
 from lowvis_shared.reproduce import add_reproduce, markdown_table
 from rich.console import Console
 from rich.markup import escape
@@ -138,9 +140,8 @@ def score(
     json: JsonOption = False,
 ) -> None:
     """Score networks: how differently each treats degraded pictures and clean ones."""
-    reports = [_check_report(path, overwrite=overwrite) for path in report or ()]
-    if len(set(reports)) < len(reports):
-        raise UsageError("two reports would be written to one file")
+    reports = report or []
+    check_reports(reports, _WRITERS, overwrite=overwrite)
     if len(set(models)) < len(models):
         raise UsageError("a network is named twice")
     chosen = Settings(
@@ -195,9 +196,7 @@ def score(
         print_json(scoring.as_dict())
     else:
         _show(scoring)
-    for path in reports:
-        text = _WRITERS[path.suffix.lower()](scoring)
-        atomic_write(path, partial(_write, text), overwrite=overwrite)
+    write_reports(reports, _WRITERS, scoring, overwrite=overwrite)
     if scoring.failed:
         names = "".join(f"\n  {each.name}: {each.problem}" for each in scoring.failed)
         raise PartialFailure(f"{len(scoring.failed)} of {len(scoring.networks)} failed:{names}")
@@ -389,16 +388,6 @@ _WRITERS = {
     ".json": as_json,
     ".svg": as_svg,
 }
-
-
-def _check_report(path: Path, *, overwrite: bool) -> Path:
-    if path.suffix.lower() not in _WRITERS:
-        raise UsageError(f"{path}: a report is one of {', '.join(_WRITERS)}")
-    return check_output(path, overwrite=overwrite)
-
-
-def _write(text: str, file: BinaryIO) -> None:
-    file.write(text.encode())
 
 
 def _parse_basis(text: str) -> Basis:

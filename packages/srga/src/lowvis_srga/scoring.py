@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lowvis_shared.candidates import FOREIGN_ERRORS, reason
 from lowvis_shared.device import environment
-from lowvis_shared.errors import InputError, UsageError
+from lowvis_shared.errors import InputError, LowvisError, UsageError
 from lowvis_shared.metrics import Protocol, psnr
 from numpy.typing import NDArray
 from torch import Tensor
@@ -211,7 +211,7 @@ def score(
 ) -> Scoring:
     """Score networks on the same sets with the same settings.
 
-    A network that fails has a problem, and the others go on.
+    A network that fails has a problem, and the others go on; the error of the only one is raised.
 
     Args:
         networks: Titles, and what opens each network, such as a call of `open_tap`.
@@ -224,6 +224,7 @@ def score(
     Raises:
         UsageError: There is no such reference set, nothing to compare with it, or no network.
         InputError: The sets differ in number or size of patches, or have fewer than axes.
+        LowvisError: The only network fails.
     """
     settings = settings or Settings()
     reference = find_reference(sets, settings.reference)
@@ -242,6 +243,8 @@ def score(
         try:
             scored.append(_score_one(open_network(), reference, sets, settings, dimensions, say))
         except FOREIGN_ERRORS as error:  # anyone's code runs here: its error is the result
+            if len(networks) == 1 and isinstance(error, LowvisError):
+                raise
             scored.append(NetworkScore(name, problem=reason(error)))
     common = _common(scored)
     scored = [_with_mean(each, common) for each in scored]
@@ -394,7 +397,7 @@ def _score_set(
     except InputError as error:
         return replace(empty, problem=reason(error))
     values = None
-    if draws and settings.basis == "own":
+    if draws:
         if pair.dropped or fits is None:
             draws = [draw[pair.keep[draw]] for draw in draws]
             fits = resampled_fits(base, draws, min(axes, *map(len, draws)))
@@ -409,6 +412,8 @@ def _score_set(
 
 
 def _draws(settings: Settings, count: int) -> list[NDArray[np.int64]]:
+    if settings.basis != "own":  # drawn again, patches have axes of their own only
+        return []
     generator = np.random.default_rng(settings.seed)
     return [generator.integers(0, count, count) for _ in range(settings.bootstrap)]
 
