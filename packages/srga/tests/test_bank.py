@@ -30,7 +30,7 @@ Doubles = NDArray[np.float64]
 @pytest.fixture
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> list[io.FileIO]:
     """Stores take a temporary file. The list gets those that were opened."""
-    monkeypatch.setattr("lowvis_srga.bank.available_memory", lambda: 0)
+    monkeypatch.setattr("lowvis_srga.storage.available_memory", lambda: 0)
     opened: list[io.FileIO] = []
     original: Callable[..., io.FileIO] = tempfile.TemporaryFile
 
@@ -38,7 +38,7 @@ def no_memory(monkeypatch: pytest.MonkeyPatch) -> list[io.FileIO]:
         opened.append(original(*arguments, **options))
         return opened[-1]
 
-    monkeypatch.setattr("lowvis_srga.bank.tempfile.TemporaryFile", recording)
+    monkeypatch.setattr("lowvis_srga.storage.tempfile.TemporaryFile", recording)
     return opened
 
 
@@ -363,8 +363,8 @@ def test_a_store_in_a_file_has_the_figures_of_memory(
 
 
 def test_a_store_in_memory_has_the_figures_of_its_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowvis_srga.bank.available_memory", lambda: 2**33)
-    monkeypatch.setattr("lowvis_srga.bank.tempfile.TemporaryFile", None)
+    monkeypatch.setattr("lowvis_srga.storage.available_memory", lambda: 2**33)
+    monkeypatch.setattr("lowvis_srga.storage.tempfile.TemporaryFile", None)
     features = random(dtype=np.float32)
     assert_same(filled(features, (5, 10, 9)), FeatureBank.from_features(features))
     # It holds float32, whatever comes.
@@ -418,7 +418,7 @@ def test_a_full_disk_is_told_with_the_folder(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(
-        "lowvis_srga.bank.tempfile.TemporaryFile", lambda buffering: Full(tmp_path / "x", "w+")
+        "lowvis_srga.storage.tempfile.TemporaryFile", lambda buffering: Full(tmp_path / "x", "w+")
     )
     message = f"no room for the features in {tempfile.gettempdir()}: No space left"
     with pytest.raises(DeviceError, match=message) as caught, FeatureStore(4) as store:

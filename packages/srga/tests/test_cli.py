@@ -52,6 +52,10 @@ class Gray(Small):
     def forward(self, image):
         return super().forward(0 * image)
 
+class FullRange(Small):
+    def forward(self, image):
+        return 255 * super().forward(image / 255)
+
 class Loud(Small):
     def forward(self, image):
         print("what a picture!")
@@ -267,6 +271,23 @@ def test_reports_of_every_kind_hold_all_networks(run: Run, tmp_path: Path) -> No
     assert len(list((tmp_path / "new").iterdir())) == len(paths)
 
 
+def test_curves_of_nothing_do_not_lose_the_work(run: Run, tmp_path: Path) -> None:
+    reports = ["--report", "first.svg", "--report", "second.csv"]
+    code, shown, said = run("score", "net.py:Small", *QUICK, *reports)
+    assert code == 0, said
+    assert "mean SRGA" in shown
+    assert "no degradation has several degrees" in (tmp_path / "first.svg").read_text()
+    assert len(read_csv(tmp_path / "second.csv")) == 2
+
+
+def test_a_name_may_be_written_in_another_way(run: Run) -> None:
+    line = ["score", "net.py:Small", *SMALL, "--degradations", "blur1.0,noise10", "--json"]
+    code, shown, said = run(*line, "--bootstrap", "0", "--reference", "blur1.00")
+    assert code == 0, said
+    assert json.loads(shown)["reference"] == "blur1"
+    assert [list(each) for each in indices(shown)] == [["noise10"]]
+
+
 def test_a_report_is_replaced_only_when_asked(run: Run, tmp_path: Path) -> None:
     target = tmp_path / "report.csv"
     target.write_text("mine")
@@ -286,6 +307,9 @@ def test_a_report_is_replaced_only_when_asked(run: Run, tmp_path: Path) -> None:
         (["net.py:Small", "--report", "good.csv"], 2, "two reports would be written to one file"),
         (["net.py:Small", "--report", "./good.csv"], 2, "two reports"),
         (["net.py:Small", "net.py:Small"], 2, "a network is named twice"),
+        (["net.py:Small", "nothing-x4"], 2, "there is no network 'nothing-x4'"),
+        (["net.py:Small", "gone.pt"], 65, "gone.pt: no such file"),
+        (["net.py:Small", "--bootstrap", "1"], 2, "1 draws have no spread"),
         (["net.py:Small", "--dimensions", "21"], 65, "20 patches have no 21 principal axes"),
         (["net.py:Small", "--basis", "mine"], 2, "--basis 'mine' is neither"),
         (["net.py:Small", "--degradations", "sharpen3"], 2, "'sharpen3' is not the name"),
@@ -308,21 +332,27 @@ def test_bad_options_of_score_are_one_clear_line_and_write_nothing(
     assert files_below(tmp_path) == before
 
 
+@pytest.mark.parametrize("option", ["--seed", "--patches", "--size", "--scale", "--bootstrap"])
+def test_numbers_below_zero_are_refused_as_options_are(run: Run, option: str) -> None:
+    code, shown, said = run("score", "net.py:Small", option, "-1")
+    assert (code, shown) == (2, ""), said
+    assert option in said
+
+
 @pytest.mark.parametrize("kind", [[], ["--json"]])
 def test_networks_that_fail_are_named_and_the_good_one_is_shown(
     run: Run, tmp_path: Path, kind: Sequence[str]
 ) -> None:
-    models = ["net.py:Broken", "net.py:Small", "net.py:Gray", "absent.py:Net", "nothing-x4"]
+    models = ["net.py:Broken", "net.py:Small", "net.py:Gray", "absent.py:Net"]
     torch.save({"head.bias": torch.zeros(6)}, tmp_path / "other.pth")
     models.append("net.py:Small@other.pth")
     code, shown, said = run("score", *models, *QUICK, "--report", "report.csv", *kind)
     assert code == 1
     check_one_line(said)
-    assert "5 of 6 failed" in said
+    assert "4 of 5 failed" in said
     assert "net.py:Broken: ValueError: sizes have to be odd" in said
     assert "net.py:Gray has the same features for all patches of clean" in said
     assert "absent.py: no such file" in said
-    assert "there is no network 'nothing-x4'" in said
     assert "other.pth does not fit Small" in said
     assert all(name in shown for name in models)
     rows = read_csv(tmp_path / "report.csv")
@@ -342,7 +372,7 @@ def test_networks_that_fail_are_named_and_the_good_one_is_shown(
         (["net.py:Small", "--device", "cuda:99"], 69, "cuda:99"),
         (["net.py:Broken"], 65, "net.py:Broken: ValueError: sizes have to be odd"),
         (["net.py:Gray"], 65, "net.py:Gray has the same features for all patches of clean"),
-        (["nothing-x4"], 2, "there is no network 'nothing-x4'"),
+        (["net.py:FullRange"], 65, "--white 255"),
         (["pan-x4@own", "--scale", "2", "--offline"], 65, "pan-x4 @own upscales by 4"),
         (["pan-x4@gone.pth"], 66, "gone.pth"),
         (["gone.pt"], 65, "gone.pt: no such file"),
@@ -408,6 +438,9 @@ def test_pies_writes_sets_that_score_reads(run: Run, pictures: Path, tmp_path: P
     code, _, said = run("score", "net.py:Small", *options, "--patches", "21")
     assert code == 65
     assert "holds 20 patches, 21 are wanted" in said
+    code, _, said = run("score", "net.py:Small", *options, "--size", "64")
+    assert code == 2
+    assert "holds patches already" in said
 
 
 def test_pies_prints_one_json_object(run: Run, pictures: Path) -> None:
@@ -512,6 +545,19 @@ def test_sensitivity_prints_one_json_object(run: Run) -> None:
         "layer",
         *(["size"] * 2),
     ]
+
+
+def test_sensitivity_takes_a_folder_of_sets(run: Run, pictures: Path) -> None:
+    made = ["pies", "-o", "sets", "--images", pictures, "--degradations", "clean,blur1", *SMALL]
+    assert run(*made)[0] == 0
+    line = ["sensitivity", "net.py:Small", "--patches", "10,20", "--dimensions", "4,8", "--json"]
+    code, shown, said = run(*line, "--degradations", "sets", "--layers", "auto")
+    assert code == 0, said
+    lines = json.loads(shown)["lines"]
+    assert [each["value"] for each in lines if each["choice"] == "size"] == ["32x32"]
+    code, _, said = run(*line, "--degradations", "sets", "--sizes", "32,64")
+    assert code == 65
+    check_one_line(said)
 
 
 def test_sensitivity_shows_where_a_network_diverges(run: Run) -> None:
@@ -658,3 +704,25 @@ def test_reproduce_measures_the_rows_asked_for(run: Run) -> None:
     code, shown, said = run("reproduce", "--only", "fig3/srresnet-clean/*/srga", "--offline")
     assert code == 0, said
     assert shown.count("| ✓ |") == 2
+
+
+def test_sensitivity_without_diverged_patches_shows_where_none_are_left(run: Run) -> None:
+    Path("net.py").write_text(OWN.replace("0.21", "0.17"))  # all of noise40, none of blur4
+    line = ["sensitivity", "net.py:Diverging", "--degradations", "noise40,blur4"]
+    options = ["--layers", "auto", "--patches", "20", "--dimensions", "8", "--sizes", "32"]
+    code, shown, said = run(*line, *options, "--drop-diverged")
+    assert code == 0, said
+    assert "diverges" in shown
+
+
+def test_names_are_whole_in_a_narrow_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    models = ["net.py:Small", "net.py:Wide", "net.py:Loud", "pan-x4@own"]
+    assert "…" not in run("score", *models, *QUICK)[1]
+
+
+def test_patches_too_small_for_a_figure_of_quality_have_an_index(run: Run) -> None:
+    options = ["--patches", "20", "--size", "8", "--degradations", "blur2", "--bootstrap", "0"]
+    code, _, said = run("score", "net.py:Small", *options)
+    assert code == 0, said

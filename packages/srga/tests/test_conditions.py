@@ -100,9 +100,9 @@ def test_what_is_given_twice_is_named(text: str, tmp_path: Path) -> None:
         parse_conditions(str(path))
 
 
-@pytest.mark.parametrize("text", ["sharpen3", "clean,sharpen3", "sharpen3.txt"])
+@pytest.mark.parametrize("text", ["sharpen3", "clean,sharpen3", "sharpen0.5"])
 def test_what_is_no_degradation_is_named_with_those_that_are(text: str) -> None:
-    with pytest.raises(UsageError, match="'sharpen3") as caught:
+    with pytest.raises(UsageError, match="'sharpen") as caught:
         parse_conditions(text)
     assert "jpeg50 (quality)" in str(caught.value.hint)
 
@@ -114,8 +114,9 @@ def test_no_name_at_all_is_refused(text: str) -> None:
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.txt: no such file"):
-        parse_conditions(str(tmp_path / "none.txt"))
+    for missing in (str(tmp_path / "none.txt"), "none.txt"):
+        with pytest.raises(InputError, match=r"none\.txt: no such file"):
+            parse_conditions(missing)
     binary = tmp_path / "binary.txt"
     binary.write_bytes(b"clean\n\xff\xfe")
     with pytest.raises(InputError, match=r"binary\.txt: no text file"):
@@ -155,6 +156,10 @@ def test_chance_makes_as_many_pictures_as_the_patches_need() -> None:
     assert {patch_id.partition("@")[0] for patch_id in large[0].ids} == {"leaves-0", "leaves-1"}
     for sets in (few, large):
         assert not np.array_equal(sets[0].low[0], sets[0].low[1])
+    # Another seed makes other pictures: of one patch there is no other choice.
+    (one,), (other,) = (open_sets("clean", patches=1, size=64, seed=seed)[0] for seed in (0, 1))
+    assert one.ids == other.ids
+    assert not np.array_equal(one.low, other.low)
 
 
 def test_a_set_has_800_patches_unless_told_otherwise() -> None:
@@ -203,6 +208,16 @@ def test_real_pictures_stand_beside_made_ones(phone: Path, tmp_path: Path) -> No
         open_sets(str(path), **SMALL)
 
 
+def test_all_sets_may_be_real_the_reference_too(phone: Path, tmp_path: Path) -> None:
+    for seed in range(6):
+        write_image(Picture(noise(4, 4, seed=seed + 9)), tmp_path / "studio" / f"{seed}.png")
+    path = tmp_path / "list.txt"
+    path.write_text("clean = studio\nphone = real\n")
+    sets, _ = open_sets(str(path), **SMALL)
+    assert [(each.name, each.family) for each in sets] == [("clean", "real"), ("phone", "real")]
+    assert np.array_equal(sets[0].low, [noise(4, 4, seed=seed + 9) for seed in range(6)])
+
+
 def test_the_reference_is_made_too_where_it_is_not_named() -> None:
     assert names(open_sets("blur1,noise10", **SMALL)[0]) == ["clean", "blur1", "noise10"]
     assert names(open_sets("blur1,clean", **SMALL)[0]) == ["blur1", "clean"]
@@ -225,7 +240,7 @@ def test_a_folder_of_sets_is_read_with_as_many_patches_as_asked_for(written: Pat
         open_sets(str(written), patches=7, scale=4)
 
 
-def test_a_folder_of_another_scale_or_with_pictures_is_refused(
+def test_a_folder_of_another_scale_or_with_pictures_or_a_size_is_refused(
     written: Path, pictures: Path
 ) -> None:
     with pytest.raises(InputError, match="clean is of scale 4, not 2") as caught:
@@ -233,3 +248,24 @@ def test_a_folder_of_another_scale_or_with_pictures_is_refused(
     assert "--scale 4" in str(caught.value.hint)
     with pytest.raises(UsageError, match="holds patches already"):
         open_sets(str(written), [str(pictures)], scale=4)
+    with pytest.raises(UsageError, match="holds patches already"):
+        open_sets(str(written), size=16, scale=4)
+
+
+def test_a_folder_that_is_called_like_a_list_does_not_hide_it(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written.rename(tmp_path / "short")
+    monkeypatch.chdir(tmp_path)
+    assert names(open_sets("short", **SMALL)[0]) == list(SHORT)
+    assert names(open_sets("./short", scale=4)[0]) == ["clean", "blur1", "noise10"]
+
+
+def test_a_list_of_names_may_be_long() -> None:
+    assert len(parse_conditions(",".join(PIES))) == len(PIES)
+
+
+def test_nonsense_in_a_file_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "nonsense.txt").write_text("clean\nsharpen3\n")
+    with pytest.raises(UsageError, match=r"nonsense\.txt.*'sharpen3'"):
+        parse_conditions(str(tmp_path / "nonsense.txt"))

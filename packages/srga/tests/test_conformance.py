@@ -24,6 +24,7 @@ class TestConformance(PackageConformance):
         "scoring.py",
         "sensitivity.py",
         "statistics.py",
+        "storage.py",
     )
 
     def failing_arguments(self, folder: Path) -> list[str]:

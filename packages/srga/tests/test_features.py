@@ -1,3 +1,4 @@
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -494,7 +495,7 @@ def test_names_that_nothing_has():
     with pytest.raises(UsageError, match="there is no network 'nothing'"):
         open_tap("nothing", device="cpu")
     with pytest.raises(DeviceError, match="no device 'abacus'"):
-        open_tap("nothing", device="abacus")
+        open_tap("pan-x4@own", device="abacus")
 
 
 # --- ONNX -----------------------------------------------------------------------------------------
@@ -711,6 +712,7 @@ def test_numbers_of_onnx_results(number: str, tmp_path: Path):
 
 def test_onnx_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "x.onnx").touch()
     with pytest.raises(MissingExtraError, match="'onnx' extra of lowvis-srga"):
         open_onnx(tmp_path / "x.onnx")
 
@@ -751,3 +753,18 @@ def test_published_networks_have_the_features_of_the_golden_run(
 def test_a_published_network_of_another_scale():
     with pytest.raises(InputError, match="pan-x2 upscales by 2, and the patches are 32 and 128"):
         open_tap("pan-x2", device="cpu", offline=True)
+
+
+def test_reading_features_imports_no_compiler() -> None:
+    code = """
+import sys, torch
+from torch import nn
+from lowvis_srga.features import plain_picture, tap_module
+network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+tap_module(
+    network, name="n", scale=1, device=torch.device("cpu"), example=plain_picture(8)
+)
+print("torch._dynamo" in sys.modules)
+"""
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"

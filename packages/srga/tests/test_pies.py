@@ -462,15 +462,15 @@ def test_downloads_that_are_not_whole_are_explained(tmp_path: Path) -> None:
         return tmp_path / name
 
     cases = {
-        download("few", {"PIES-clean": 3, "PIES-blur1": 2}): "blur1 holds 2 .* clean 3",
+        download("few", {"PIES-clean": 3, "PIES-blur1": 2}): "clean holds 3 .* blur1 2",
         download("empty", {"PIES-clean": 3, "PIES-blur1": 0}): "PIES-blur1: holds no pictures",
-        download("reference", {"PIES-blur1": 3, "PIES-blur2": 3}): "'clean' is missing",
+        download("none", {"HR": 2}): "holds no sets",
         download("high", {"PIES-clean": 3, "HR": 2}): "HR: holds 2 pictures, but .*clean 3",
         download("flat", {}): "no such folder",
     }
     save(cases_size := tmp_path / "size" / "PIES-blur1" / "0.png", noise(9, 8))
     download("size", {"PIES-clean": 1})
-    cases[cases_size.parent.parent] = "blur1 holds 1 pictures of 8 x 9 .* clean 1 pictures of 8 x 8"
+    cases[cases_size.parent.parent] = "clean holds 1 pictures of 8 x 8 .* blur1 1 pictures of 8 x 9"
     for folder, message in cases.items():
         with pytest.raises(InputError, match=message) as caught:
             read_pies(folder)

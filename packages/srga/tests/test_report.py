@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
 import pytest
-from lowvis_shared.errors import UsageError
 from lowvis_srga import PACKAGE
 from lowvis_srga.comparison import Comparison
 from lowvis_srga.patches import Family
@@ -259,6 +258,8 @@ def test_settings_say_what_the_figures_are_of() -> None:
         assert part in said
     assert "layers of different size" not in said
     assert "not the paper's index" not in said
+    assert "* see the remarks" in said  # of what has a note, and is marked in the table
+    assert "* see the remarks" not in settings(scoring_of(BAD))
     other = replace(BAD, layer="input of last", features=999)
     assert "layers of different size" in settings(scoring_of(GOOD, other))
     assert "layers of different size" not in settings(scoring_of(GOOD, FAILED))
@@ -272,6 +273,10 @@ def test_what_is_not_the_papers_index_is_never_called_so() -> None:
     assert "95 %" not in settings(shared)
     assert as_rows(shared)[1][2][0] == "mean SRGA-shared"
     assert "SRGA-shared over blur" in plot_family(shared, "blur")
+    headings, rows = details(shared.networks[0])
+    assert (headings[1:3], rows[0][1:3]) == (["SRGA", "SRGA-shared"], ["1.50 ± 0.25", "2.50"])
+    first = next(csv.DictReader(io.StringIO(as_csv(shared))))
+    assert (first["srga"], first["srga_shared"], first["basis"]) == ("1.5", "2.5", "reference")
 
 
 def test_details_of_a_network_have_all_figures_of_a_set() -> None:
@@ -281,7 +286,7 @@ def test_details_of_a_network_have_all_figures_of_a_set() -> None:
     assert by_name["blur1"] == {
         "set": "blur1",
         "SRGA": "1.50",
-        "on the reference's axes": "2.50",
+        "SRGA-shared": "2.50",
         "sigma": "1.5 → 0.75",
         "alpha": "0.600 → 0.700",
         "clipped": "20",
@@ -342,7 +347,9 @@ def test_json_is_the_whole_scoring_without_nan() -> None:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
 
-    infinite = replace(GOOD, sets=(replace(GOOD.sets[0], comparison=compared(math.inf)),))
+    beyond = (CurvePoint(9, math.inf, math.inf),)
+    first_set = replace(GOOD.sets[0], comparison=compared(math.inf), curve=beyond)
+    infinite = replace(GOOD, sets=(first_set,))
     told = json.loads(as_json(scoring_of(infinite, BAD, FAILED)), parse_constant=refuse)
     first, bad, failed = told["networks"]
     assert first["sets"][0]["srga"] is None
@@ -425,8 +432,8 @@ def test_a_degradation_of_one_degree_is_no_plot() -> None:
     few = scoring_of(network("n", {"blur1": 1.0, "noise5": 1.0, "blur2+noise10": 2.0}))
     assert [plot_family(few, family) for family in ("blur", "noise", "jpeg")] == ["", "", ""]
     assert "SRGA over blur" not in as_html(few)
-    with pytest.raises(UsageError, match="no degradation has several degrees"):
-        as_svg(few)
+    assert "no degradation has several degrees" in as_svg(few)
+    ET.fromstring(as_svg(few))
 
 
 def test_a_plot_over_the_axes_has_a_line_for_each_set() -> None:
@@ -511,3 +518,16 @@ def test_check_figures_are_not_drawn_beside_another_index() -> None:
     mine = network("pan-x4", GOOD_VALUES, layer="input of conv_last")
     scoring = scoring_of(mine, basis="reference")
     assert labels(plot_family(scoring, "blur")) == ["pan-x4"]
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        scoring_of(network("pan-x4", GOOD_VALUES, layer="input of conv_last"), basis="reference"),
+        scoring_of(network("pan-x4", {"blur1": 1.0}, layer="input of conv_last")),
+    ],
+)
+def test_dashed_lines_are_explained_only_where_they_are(scoring: Scoring) -> None:
+    text = as_html(scoring)
+    assert "stroke-dasharray" not in text
+    assert "Dashed" not in text

@@ -176,6 +176,8 @@ def test_the_axes_of_the_reference_on_request(scoring: Scoring, sets: Sequence[P
         assert each.comparison.basis == "reference"
         assert each.value == pytest.approx(other.curve[0].shared)
         assert each.interval is None  # the draws are of axes of their own
+        assert each.own == pytest.approx(other.value)
+        assert each.shared == each.value
 
 
 def test_the_same_pictures_have_an_index_of_0(sets: Sequence[PatchSet]) -> None:
@@ -465,6 +467,20 @@ def test_axes_are_as_many_as_the_patches_that_are_left(
     assert (made["blur1"].patches, made["blur1"].dimensions) == (24, 20)
 
 
+@pytest.mark.parametrize("left", [2, 3, 5])
+def test_few_patches_that_are_left_do_not_fail_for_the_interval(left: int) -> None:
+    noisy = open_sets("clean,blur1,noise100", patches=COUNT, size=SIZE, scale=SCALE, seed=1)[0]
+    values = torch.sort(rough(as_batch(noisy[2]))).values
+    assert values[left - 1] > rough(as_batch(noisy[0])).max()
+    tap = Nearest("n", spoiling(float(values[left - 1]), math.nan))
+    network = alone(tap, noisy, Settings(drop_diverged=True, bootstrap=50))
+    assert network.problem == ""
+    made = network.sets[1].comparison
+    assert made is not None
+    assert (made.patches, made.dropped) == (left, COUNT - left)
+    assert network.sets[0].interval is not None
+
+
 def test_a_network_that_diverges_on_the_reference_cannot_be_scored(
     bounds: Mapping[str, Sequence[float]],
 ) -> None:
@@ -547,10 +563,20 @@ def test_what_is_missing_is_named_and_no_fall() -> None:
     (trend,) = find_trends(family_of("noise", _5=1.0, _10=None, _20=3.0, _40=None))
     assert (trend.falls, trend.holds) == (0, False)
     assert trend.text == "has no value at noise10, noise40"
-    (trend,) = find_trends(family_of("noise", _5=None, _10=3.0, _20=2.0))
+    # Across a gap it may fall nevertheless.
+    (trend,) = find_trends(family_of("noise", _5=3.0, _10=None, _20=2.0))
     assert trend.falls == 1
-    assert "falls from noise10 (3.00) to noise20 (2.00)" in trend.text
-    assert "no value at noise5" in trend.text
+    assert "falls from noise5 (3.00) to noise20 (2.00)" in trend.text
+    assert "no value at noise10" in trend.text
+
+
+def test_sets_of_one_degree_are_no_step() -> None:
+    sets = [
+        scored("blur21-6", "blur", 6.0, 4.5),
+        *family_of("blur", _4=4.0, _6=4.6, _8=5.0),
+    ]
+    (trend,) = find_trends(sets)
+    assert (trend.holds, trend.text) == (True, "grows from blur4 to blur8")
 
 
 def test_one_degree_and_mixtures_have_no_trend() -> None:
@@ -568,6 +594,11 @@ def test_a_scoring_tells_the_trends_of_its_own_values(scoring: Scoring) -> None:
     for network in scoring.networks:
         assert network.trends == find_trends(network.sets)
         assert [each.family for each in network.trends] == ["blur", "noise"]
+
+
+def test_there_is_no_trend_away_from_anything_but_clean(sets: Sequence[PatchSet]) -> None:
+    network = alone(Nearest("n"), sets, replace(QUICK, reference="blur1"))
+    assert network.trends == ()
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -599,6 +630,12 @@ def test_sets_that_do_not_go_together_are_refused(sets: Sequence[PatchSet]) -> N
     assert "equally many of equal size" in str(refused([sets[0], other[1]]))
 
 
+@pytest.mark.parametrize("draws", [1, -1])
+def test_draws_that_have_no_spread_are_refused(draws: int) -> None:
+    with pytest.raises(UsageError, match=f"{draws} draws"):
+        Settings(bootstrap=draws)
+
+
 @pytest.mark.parametrize("dimensions", [COUNT + 1, 300])
 def test_more_axes_than_patches_are_refused(sets: Sequence[PatchSet], dimensions: int) -> None:
     error = refused(sets, replace(QUICK, dimensions=dimensions))
@@ -618,3 +655,43 @@ def test_features_that_are_the_same_for_all_patches_are_a_clear_problem(
     assert found.networks[1].mean is None
     with pytest.raises(InputError, match="gray has the same features for all patches of clean"):
         alone(gray, sets)
+
+
+def noisy() -> list[PatchSet]:
+    return open_sets("clean,blur1,noise100", patches=COUNT, size=SIZE, scale=SCALE, seed=1)[0]
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_one_patch_that_is_left_of_a_set_leaves_the_others_their_index(drop: bool) -> None:
+    sets = noisy()
+    least = float(rough(as_batch(sets[2])).min())
+    network = alone(
+        Nearest("n", spoiling(least, math.nan)), sets, replace(QUICK, drop_diverged=drop)
+    )
+    assert network.sets[0].value is not None
+    assert network.sets[1].diverged == COUNT - 1
+    assert ("1 of 24" if drop else "diverges on 23") in network.sets[1].problem
+
+
+def test_a_set_of_constant_features_leaves_the_others_their_index() -> None:
+    sets = noisy()
+    least = float(rough(as_batch(sets[2])).min())
+
+    def change(low: Tensor, features: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        features[rough(low) >= least - 1e-6] = 0.3
+        return features, output
+
+    network = alone(Nearest("n", change), sets)
+    assert network.sets[0].value is not None
+    assert "same features" in network.sets[1].problem
+
+
+def test_no_axes_are_refused() -> None:
+    with pytest.raises(InputError, match="no 0 principal axes"):
+        score({"n": lambda: Nearest("n")}, noisy(), replace(QUICK, dimensions=0))
+
+
+def test_networks_of_one_title_stay_apart() -> None:
+    networks = {"a/x.pt": lambda: Nearest("x.pt"), "b/x.pt": lambda: Nearest("x.pt")}
+    found = score(networks, noisy(), QUICK)
+    assert {each.name for each in found.networks} == set(networks)

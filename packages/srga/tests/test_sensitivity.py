@@ -215,9 +215,16 @@ def test_any_set_may_be_the_reference(table: Sensitivity) -> None:
         measured(reference="cleen")
 
 
-def test_progress_counts_the_runs_of_the_network() -> None:
+def test_the_network_runs_once_for_each_layer_and_size_and_that_is_the_progress() -> None:
+    opened: list[tuple[str, int]] = []
     seen: list[tuple[int, int]] = []
-    measured(names="clean,blur2", progress=lambda *at: seen.append(at))
+
+    def opener(*, layer: str, side: int) -> Tap:
+        opened.append((layer, side))
+        return open_small(layer=layer, side=side)
+
+    measure(opener, partial(sets_of, "clean,blur2"), USUAL, progress=lambda *at: seen.append(at))
+    assert opened == [("auto", 8), ("output", 8), ("auto", 4)]
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 

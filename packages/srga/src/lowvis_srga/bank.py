@@ -9,20 +9,17 @@ import hashlib
 import json
 import math
 import os
-import tempfile
-import tokenize
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
-from lowvis_shared.device import available_memory, exact_float32
-from lowvis_shared.errors import DeviceError, InputError, UsageError
+from lowvis_shared.device import exact_float32
+from lowvis_shared.errors import InputError, UsageError
 from lowvis_shared.files import atomic_write, read_bytes
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -30,14 +27,18 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 from torch import Tensor
 
-_BLOCK = 8192
-"""Columns of a block: little memory for 800 patches, enough to multiply at full speed."""
+from lowvis_srga.storage import (
+    Columns,
+    InMemory,
+    NpyFile,
+    Storage,
+    as_tensor,
+    blocks,
+    open_storage,
+)
 
 _STRIPS = 4
 """Parts of a symmetric product; many of them do little beyond the half, but slowly."""
-
-_SHARE = 6
-"""A store in memory takes one part in so many of what is free; two are needed at a time."""
 
 _NEGLIGIBLE = 1e-12
 """Variance of an axis, relative to the first one's, below which it is rounding."""
@@ -45,22 +46,14 @@ _NEGLIGIBLE = 1e-12
 _CONSTANT = 1e-12
 """Part of the features' energy that varies from patch to patch, below which it is rounding."""
 
+_CHANGED = 1e-3
+"""Difference of a reference's spread, in parts of it, that rounding does not make."""
+
 _FORMAT = "lowvis-srga feature bank 1"
 
 
-Selection: TypeAlias = NDArray[np.bool_] | NDArray[np.int64]
+Chosen: TypeAlias = NDArray[np.bool_] | NDArray[np.int64]
 """Some of n patches: a mask (n,), or their numbers, which may repeat."""
-
-
-class Columns(Protocol):
-    """Features (n, p), float32 or float64, that are read in blocks of columns."""
-
-    @property
-    def shape(self) -> tuple[int, int]: ...
-
-    def block(self, number: int) -> Tensor:
-        """Return the columns from ``number * 8192``, (n, at most 8192); not to be written to."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +64,7 @@ class FeatureBank:
         gram: Inner products of the patches' features about their mean, (n, n) float64. Rows and
             columns of diverged patches are 0, and the mean is without them.
         width: Number p of features of a patch.
+        energy: Sum of the squares of all features.
         diverged: Which patches have features that mean nothing, (n,).
         cross: Inner products of these patches (rows) with those of the reference set (columns),
             both about the mean of the reference; None where there was no reference.
@@ -86,6 +80,7 @@ class FeatureBank:
 
     gram: NDArray[np.float64]
     width: int
+    energy: float
     diverged: NDArray[np.bool_]
     cross: NDArray[np.float64] | None = None
     shift: float = 0.0
@@ -119,7 +114,8 @@ class FeatureBank:
 
         Args:
             features: (n, p), n at least 2; further axes are flattened. float64 is computed in
-                float64, all else in float32 products that are summed in float64.
+                float64, all else in float32 products that are summed in float64. It is not copied
+                if it need not be: leave it as it is while the bank is a reference of others.
             reference: The bank of the reference set, to see the shift of the mean and to compare
                 on the axes of the reference.
             ids: Names of the patches.
@@ -130,7 +126,7 @@ class FeatureBank:
             UsageError: The reference has no features left.
         """
         if not isinstance(features, Tensor):
-            features = _as_tensor(features)
+            features = as_tensor(features)
         if features.ndim < 2 or features.shape[0] < 2 or features.numel() == 0:
             raise InputError(
                 "features are (patches, features), at least two patches, not "
@@ -139,8 +135,11 @@ class FeatureBank:
         if features.is_complex():
             raise InputError("features are real numbers, not complex ones")
         wide = features if features.dtype == torch.float64 else features.float()
-        columns = _InMemory(wide.detach().reshape(features.shape[0], -1))
-        return cls._of(columns, reference, ids=ids, name=name)
+        columns = InMemory(wide.detach().reshape(features.shape[0], -1))
+        bank = cls._of(columns, reference, ids=ids, name=name)
+        if bank.energy:
+            bank.require_variation(bank.gram)
+        return bank
 
     @classmethod
     def from_npy(
@@ -165,8 +164,11 @@ class FeatureBank:
             InputError: There is no such file, or it holds something else or fewer patches.
         """
         path = Path(path)
-        columns = _NpyFile(path, rows)
-        return cls._of(columns, reference, name=name or path.stem)
+        columns = NpyFile(path, rows)
+        bank = cls._of(columns, reference, name=name or path.stem)
+        if bank.energy:
+            bank.require_variation(bank.gram)
+        return bank
 
     @classmethod
     def _of(
@@ -186,14 +188,10 @@ class FeatureBank:
         if diverged is None:
             diverged = np.zeros(count, np.bool_)
         products = _multiply(columns, diverged, reference)
-        if products.energy > 0 and np.trace(products.gram) <= _CONSTANT * products.energy:
-            raise InputError(
-                f"{network or 'the network'} has the same features for all patches"
-                f"{f' of {name}' if name else ''}"
-            )
         return cls(
             gram=products.gram,
             width=width,
+            energy=products.energy,
             diverged=products.diverged,
             cross=products.cross,
             shift=products.shift,
@@ -205,7 +203,7 @@ class FeatureBank:
             columns=columns,
         )
 
-    def centered(self, keep: Selection | None = None) -> NDArray[np.float64]:
+    def centered(self, keep: Chosen | None = None) -> NDArray[np.float64]:
         """Return the Gram matrix of some patches about their own mean.
 
         Args:
@@ -220,15 +218,28 @@ class FeatureBank:
                 f"{self.network or 'the network'} diverges on {bad} of {len(chosen)} patches"
                 f"{f' of {self.name}' if self.name else ''}: its features are not finite or its "
                 "picture is far out of range",
-                hint="--drop-diverged (drop_diverged=True) leaves them out of all sets",
+                hint="--drop-diverged (drop_diverged=True) leaves them out of both sets",
             )
         gram = self.gram[np.ix_(chosen, chosen)]
         rows = gram.mean(axis=1)
         return gram - rows - rows[:, np.newaxis] + rows.mean()
 
-    def axes(
-        self, keep: Selection | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def require_variation(self, gram: NDArray[np.float64]) -> None:
+        """Refuse patches that have the same features.
+
+        Args:
+            gram: Their inner products about their mean.
+
+        Raises:
+            InputError: They have.
+        """
+        if np.trace(gram) <= _CONSTANT * self.energy:
+            raise InputError(
+                f"{self.network or 'the network'} has the same features for all patches"
+                f"{f' of {self.name}' if self.name else ''}"
+            )
+
+    def axes(self, keep: Chosen | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the principal axes by falling variance, those of no variance left out.
 
         Returns:
@@ -239,20 +250,17 @@ class FeatureBank:
         Raises:
             InputError: A patch diverged, or all features are constant.
         """
-        values, vectors = np.linalg.eigh(self.centered(keep))
+        gram = self.centered(keep)
+        self.require_variation(gram)
+        values, vectors = np.linalg.eigh(gram)
         values, vectors = values[::-1], vectors[:, ::-1]
-        count = int((values > _NEGLIGIBLE * values[0]).sum()) if values[0] > 0 else 0
-        if count == 0:
-            raise InputError(
-                f"{self.network or 'the network'} has the same features for all patches"
-                f"{f' of {self.name}' if self.name else ''}"
-            )
+        count = int((values > _NEGLIGIBLE * values[0]).sum())
         values, vectors = values[:count], vectors[:, :count]
         largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(count)]
         return values, vectors * np.sign(largest)
 
     def feature_signs(
-        self, vectors: NDArray[np.float64], keep: Selection | None = None
+        self, vectors: NDArray[np.float64], keep: Chosen | None = None
     ) -> NDArray[np.float64]:
         """Return the signs that scikit-learn gives the axes, from one more reading of the features.
 
@@ -272,15 +280,15 @@ class FeatureBank:
             raise UsageError("the bank has no features left: it comes from a file")
         kept = torch.from_numpy(np.arange(self.patches)[slice(None) if keep is None else keep])
         largest = np.zeros(vectors.shape[1])
-        for number in range(_blocks(self.width)):
-            block = self.columns.block(number)[kept].double().cpu().numpy()
+        for number in range(blocks(self.width)):
+            block = self.columns.block(number)[kept].cpu().double().numpy()
             loadings = block.T @ vectors  # vectors sum to 0, so that the mean takes no part
             place = np.abs(loadings).argmax(axis=0), np.arange(len(largest))
             greater = np.abs(loadings[place]) > np.abs(largest)
             largest[greater] = loadings[place][greater]
         return np.sign(largest)
 
-    def scores(self, dimensions: int, keep: Selection | None = None) -> NDArray[np.float64]:
+    def scores(self, dimensions: int, keep: Chosen | None = None) -> NDArray[np.float64]:
         """Return the scores of the patches on the leading principal axes of their features.
 
         Equal to ``PCA(dimensions, svd_solver="full").fit_transform(features)`` up to signs.
@@ -317,6 +325,7 @@ class FeatureBank:
         about = {
             "format": _FORMAT,
             "width": self.width,
+            "energy": self.energy,
             "shift": self.shift,
             "reference": self.reference,
             "ids": self.ids,
@@ -347,6 +356,7 @@ class FeatureBank:
                 width=int(about["width"]),
                 diverged=tensors["diverged"].astype(np.bool_),
                 cross=tensors.get("cross"),
+                energy=float(about["energy"]),
                 shift=float(about["shift"]),
                 reference=str(about["reference"]),
                 ids=tuple(str(each) for each in about["ids"]),
@@ -369,14 +379,6 @@ class FeatureBank:
         return bank
 
 
-def _as_tensor(features: NDArray[Any]) -> Tensor:
-    """An array of any layout as a tensor, which has fewer types and may be written to."""
-    if features.dtype.kind not in "biuf":
-        raise InputError(f"features are real numbers, not {features.dtype}")
-    long = features.dtype.kind == "f" and features.dtype.itemsize >= 8
-    return torch.from_numpy(np.require(features, np.float64 if long else np.float32, ["C", "W"]))
-
-
 class FeatureStore:
     """Features of n patches on their way into a bank.
 
@@ -391,7 +393,7 @@ class FeatureStore:
         self._count = count
         self._filled = 0
         self._diverged = np.zeros(count, np.bool_)
-        self._target: _InMemory | _Spool | None = None
+        self._target: Storage | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -417,7 +419,7 @@ class FeatureStore:
         if self._filled + count > self._count:
             raise UsageError(f"more than the {self._count} patches that were announced")
         if self._target is None:
-            self._target = self._open(width, features.device)
+            self._target = open_storage(self._count, width, features.device)
         if self._target.shape[1] != width:
             raise InputError(f"{width} features of a patch, and {self._target.shape[1]} before")
         self._target.put(self._filled, features.float())
@@ -451,14 +453,6 @@ class FeatureStore:
             layer=layer,
         )
 
-    def _open(self, width: int, device: torch.device) -> "_InMemory | _Spool":
-        need = self._count * width * 4 * _SHARE
-        if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0]:
-            return _InMemory(torch.empty((self._count, width), device=device))
-        if need < (available_memory() or 0):
-            return _InMemory(torch.empty((self._count, width)))
-        return _Spool(self._count, width)
-
 
 def as_scores(
     values: NDArray[np.float64], vectors: NDArray[np.float64], dimensions: int
@@ -477,142 +471,6 @@ def as_scores(
     count = min(dimensions, len(values))
     scores[:, :count] = vectors[:, :count] * np.sqrt(values[:count])
     return scores
-
-
-# --- where features lie ---------------------------------------------------------------------------
-
-
-def _blocks(width: int) -> int:
-    """Number of blocks of so many columns."""
-    return -(-width // _BLOCK)
-
-
-class _InMemory:
-    def __init__(self, values: Tensor) -> None:
-        self.shape = (values.shape[0], values.shape[1])
-        self.values = values
-
-    def close(self) -> None:
-        self.values = torch.empty(0)
-
-    def block(self, number: int) -> Tensor:
-        _require_open(len(self.values) > 0)
-        return self.values[:, number * _BLOCK : (number + 1) * _BLOCK]
-
-    def put(self, row: int, features: Tensor) -> None:
-        self.values[row : row + len(features)] = features
-
-
-class _Spool:
-    """A temporary file of float32, block after block, so that a block is one piece of it."""
-
-    def __init__(self, count: int, width: int) -> None:
-        self.shape = (count, width)
-        with _room_on_disk():
-            # The store closes it.
-            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-
-    def close(self) -> None:
-        self.file.close()
-
-    def put(self, row: int, features: Tensor) -> None:
-        array = features.cpu().numpy()
-        with _room_on_disk():
-            for number in range(_blocks(self.shape[1])):
-                part = array[:, number * _BLOCK : (number + 1) * _BLOCK]
-                self.file.seek(4 * (self.shape[0] * _BLOCK * number + row * part.shape[1]))
-                _write_all(self.file, np.ascontiguousarray(part))
-
-    def block(self, number: int) -> Tensor:
-        _require_open(not self.file.closed)
-        count, width = self.shape
-        values = np.empty((count, min(_BLOCK, width - number * _BLOCK)), np.float32)
-        self.file.seek(4 * count * _BLOCK * number)
-        _read_all(self.file, values)
-        return torch.from_numpy(values)
-
-
-def _read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Return shape, order, type and the place of the first value of a ``.npy`` file."""
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            return *read(file), file.tell()
-    except (LookupError, OSError, SyntaxError, ValueError, tokenize.TokenError) as error:
-        raise InputError(f"{path}: cannot be read as .npy: {error}") from error
-
-
-class _NpyFile:
-    """A feature file, of which one block of columns at a time is read."""
-
-    def __init__(self, path: Path, rows: int | None) -> None:
-        shape, in_fortran_order, dtype, offset = _read_header(path)
-        if dtype.kind != "f" or len(shape) < 2 or math.prod(shape) == 0:
-            raise InputError(f"{path}: holds no floating-point array of (patches, features)")
-        if in_fortran_order:
-            raise InputError(
-                f"{path}: is in Fortran order",
-                hint="numpy.save(path, numpy.ascontiguousarray(features)) writes it as needed",
-            )
-        count = shape[0] if rows is None else rows
-        if count > shape[0] or count < 2:
-            raise InputError(f"{path}: holds {shape[0]} patches, {max(count, 2)} are wanted")
-        if path.stat().st_size < offset + math.prod(shape) * dtype.itemsize:
-            raise InputError(f"{path}: ends too early")
-        self._path = path
-        self._offset = offset
-        self._dtype = dtype
-        self.shape = (count, math.prod(shape[1:]))
-
-    def block(self, number: int) -> Tensor:
-        # Reads, as pages of a mapped file would count as memory of this process.
-        count, width = self.shape
-        start = number * _BLOCK
-        values = np.empty((count, min(_BLOCK, width - start)), self._dtype)
-        with self._path.open("rb", buffering=0) as file:
-            for row in range(count):
-                file.seek(self._offset + self._dtype.itemsize * (row * width + start))
-                _read_all(file, values[row])
-        wide = np.float64 if self._dtype.itemsize >= 8 else np.float32
-        return torch.from_numpy(values.astype(wide, copy=False))
-
-
-def _require_open(is_open: bool) -> None:
-    if not is_open:
-        raise UsageError("the features are gone: the block of their FeatureStore has ended")
-
-
-def _write_all(file: BinaryIO, values: NDArray[Any]) -> None:
-    left = memoryview(cast("Any", values)).cast("B")
-    while left:
-        left = left[file.write(left) :]
-
-
-def _read_all(file: BinaryIO, values: NDArray[Any]) -> None:
-    left = memoryview(cast("Any", values)).cast("B")
-    while left:
-        count: int = cast("Any", file).readinto(left)
-        if not count:
-            raise InputError(f"{file.name}: ends too early")
-        left = left[count:]
-
-
-@contextmanager
-def _room_on_disk() -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DeviceError(
-            f"no room for the features in {tempfile.gettempdir()}: {error.strerror}",
-            hint="TMPDIR names another folder; fewer patches take less",
-        ) from error
-
-
-# --- products -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -643,29 +501,48 @@ def _multiply(
     bad = diverged.copy()
     gram = np.zeros((count, count))
     cross = None if theirs is None else np.zeros((count, theirs.shape[0]))
-    energy = squared_shift = 0.0
-    for number in range(_blocks(width)):
+    energy = squared_shift = spread = 0.0
+    for number in range(blocks(width)):
         before = bad.copy()
         block, mean = _clean(mine.block(number), bad)
         if number and (bad != before).any():
             # It took part in the means of the blocks so far: begin again without it.
             return _multiply(mine, bad, reference)
-        energy += float(torch.linalg.vector_norm(block)) ** 2
+        energy += _square(block)
+        if reference is not None and theirs is not None and cross is not None:
+            other, middle = _clean(theirs.block(number), reference.diverged.copy())
+            # On the GPU if either is there, and in the precision of the better one.
+            place = block.device if block.device.type != "cpu" else other.device
+            wide = torch.promote_types(block.dtype, other.dtype)
+            block, mean, other, middle = (
+                each.to(place, wide) for each in (block, mean, other, middle)
+            )
+            about = other - middle
+            cross += _product(block - middle, about)
+            squared_shift += _square(mean - middle)
+            spread += _square(about, ~reference.diverged)
         # About the mean, so that products in float32 lose nothing of what varies.
         own = block - mean
         gram += _product(own, own)
-        if reference is not None and theirs is not None and cross is not None:
-            other, middle = _clean(theirs.block(number), reference.diverged.copy())
-            middle = middle.to(block.device)
-            cross += _product(block - middle, other.to(block.device) - middle)
-            squared_shift += float(torch.linalg.vector_norm(mean - middle)) ** 2
     gram[bad] = gram[:, bad] = 0
     if cross is not None and reference is not None:
         cross[bad] = 0
         cross[:, reference.diverged] = 0
     if not np.isfinite(gram).all() or not (cross is None or np.isfinite(cross).all()):
         raise InputError("the features are so large that their products overflow")
+    if reference is not None and abs(spread - np.trace(reference.gram)) > _CHANGED * spread:
+        raise UsageError(
+            "the features of the reference have changed since its bank was made",
+            hint="give from_features a copy, or leave the array as it is",
+        )
     return _Products(gram, cross, math.sqrt(squared_shift), energy, bad)
+
+
+def _square(values: Tensor, rows: NDArray[np.bool_] | None = None) -> float:
+    """The sum of the squares, which may exceed float32, of all rows or of some."""
+    if rows is not None and not rows.all():
+        values = values[torch.from_numpy(rows).to(values.device)]
+    return float(torch.linalg.vector_norm(values, dim=-1).cpu().double().square().sum())
 
 
 def _clean(block: Tensor, bad: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
@@ -685,7 +562,7 @@ def _product(one: Tensor, other: Tensor) -> NDArray[np.float64]:
     # All by torch: threads of two libraries on the same cores wait for each other.
     with exact_float32():
         if one is not other or len(one) < 2 * _STRIPS:
-            return (one @ other.T).double().cpu().numpy()
+            return (one @ other.T).cpu().double().numpy()
         product = one.new_zeros((len(one), len(one)))
         step = -(-len(one) // _STRIPS)
         for start in range(0, len(one), step):
@@ -693,4 +570,4 @@ def _product(one: Tensor, other: Tensor) -> NDArray[np.float64]:
             stop = start + step
             product[start:, start:stop] = one[start:] @ one[start:stop].T
             product[start:stop, stop:] = product[stop:, start:stop].T
-        return product.double().cpu().numpy()
+        return product.cpu().double().numpy()

@@ -25,7 +25,6 @@ from lowvis_shared.cli import (
     write_reports,
 )
 from lowvis_shared.errors import PartialFailure, UsageError
-from lowvis_shared.files import check_output
 from lowvis_shared.reproduce import add_reproduce, markdown_table
 from rich.console import Console
 from rich.markup import escape
@@ -34,10 +33,16 @@ from rich.table import Table
 from lowvis_srga import PACKAGE
 from lowvis_srga.bank import FeatureBank
 from lowvis_srga.comparison import PATCHES, Basis, srga
-from lowvis_srga.conditions import open_sets, parse_conditions
-from lowvis_srga.features import open_tap
+from lowvis_srga.conditions import (
+    SIZE,
+    canonical_name,
+    is_folder_of_sets,
+    open_sets,
+    parse_conditions,
+)
+from lowvis_srga.features import find_model, open_tap
 from lowvis_srga.patches import make_sets, read_patches
-from lowvis_srga.pies import describe_sources, write_pies
+from lowvis_srga.pies import check_target, describe_sources, read_pies, write_pies
 from lowvis_srga.report import (
     as_csv,
     as_html,
@@ -81,7 +86,10 @@ PatchesOption = Annotated[
     int | None,
     typer.Option(min=2, help="Patches of a set: 800, or all of a folder of sets, when left out."),
 ]
-SizeOption = Annotated[int, typer.Option(min=1, help="Side of a high-resolution patch, pixels.")]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Side of a high-resolution patch, pixels: 128 when left out."),
+]
 ScaleOption = Annotated[int, typer.Option(min=1, help="Upscaling factor; 1 for restoration.")]
 LayerOption = Annotated[
     str,
@@ -120,7 +128,7 @@ def score(
     layer: LayerOption = "auto",
     patches: PatchesOption = None,
     dimensions: DimensionsOption = None,
-    size: SizeOption = 128,
+    size: SizeOption = None,
     scale: ScaleOption = 4,
     white: WhiteOption = 1.0,
     basis: BasisOption = "own",
@@ -144,6 +152,9 @@ def score(
     check_reports(reports, _WRITERS, overwrite=overwrite)
     if len(set(models)) < len(models):
         raise UsageError("a network is named twice")
+    for model in models:
+        find_model(model, scale=scale, white=white)
+    reference = canonical_name(reference)
     chosen = Settings(
         reference=reference,
         dimensions=dimensions,
@@ -214,7 +225,7 @@ def pies(
         typer.Option(help="NAME=FOLDER: a set of your own low-resolution pictures. Repeatable."),
     ] = None,
     patches: Annotated[int, typer.Option(min=1, help="Patches of a set.")] = 800,
-    size: SizeOption = 128,
+    size: SizeOption = None,
     scale: ScaleOption = 4,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
@@ -223,8 +234,7 @@ def pies(
     """Make a set of patches in the manner of the paper's PIES, from any pictures."""
     if not images:
         raise UsageError("which pictures?", hint="--images FOLDER")
-    if not overwrite:
-        check_output(output, overwrite=False)
+    size = size or SIZE
     wanted = parse_conditions(degradations)
     sources = expand_inputs(images)
     synthetic = [each.degradation for each in wanted if each.degradation is not None]
@@ -234,6 +244,7 @@ def pies(
         if not (name and equals and folder) or name in folders:
             raise UsageError(f"--real {each!r} is no new NAME=FOLDER")
         folders[name] = Path(folder)
+    check_target(output, [*(each.name for each in synthetic), *folders], overwrite=overwrite)
     with progress_bar("pictures", len(sources)) as progress:
         sets = make_sets(
             sources,
@@ -272,8 +283,12 @@ def sensitivity(
         str, typer.Option(help="Layers: auto, output, or names; the usual one first.")
     ] = "auto,output",
     sizes: Annotated[
-        str, typer.Option(help="Sides of high-resolution patches; the usual one first.")
-    ] = "128,256",
+        str | None,
+        typer.Option(
+            help="Sides of high-resolution patches, the usual one first: 128,256, or what a "
+            "folder of sets has, when left out."
+        ),
+    ] = None,
     scale: ScaleOption = 4,
     white: WhiteOption = 1.0,
     drop_diverged: DropOption = False,
@@ -284,11 +299,15 @@ def sensitivity(
     json: JsonOption = False,
 ) -> None:
     """Show how the index of a network moves with patches, axes, layer, and size of patches."""
+    find_model(model, scale=scale, white=white)
+    in_folder = is_folder_of_sets(degradations)
+    if sizes is None and in_folder:
+        sizes = str(read_pies(Path(degradations))[0].low.shape[1] * scale)
     variations = Variations(
         patches=_numbers("--patches", patches),
         dimensions=_numbers("--dimensions", dimensions),
         layers=tuple(each.strip() for each in layers.split(",") if each.strip()),
-        sizes=_numbers("--sizes", sizes),
+        sizes=_numbers("--sizes", sizes or f"{SIZE},{2 * SIZE}"),
     )
     opener = partial(
         open_tap,
@@ -307,12 +326,12 @@ def sensitivity(
                 images or (),
                 reference=reference,
                 patches=count,
-                size=size,
+                size=None if in_folder else size,
                 scale=scale,
                 seed=seed,
             )[0],
             variations,
-            reference=reference,
+            reference=canonical_name(reference),
             scale=scale,
             drop_diverged=drop_diverged,
             progress=progress,
@@ -336,7 +355,9 @@ def compare(
     official: Annotated[
         bool,
         typer.Option(
-            "--official", help="Compute as the authors' script does, all features in memory."
+            "--official",
+            help="Compute as the authors' script does, all features in memory: 800 patches and 300 "
+            "axes, unless --rows and --dimensions say otherwise.",
         ),
     ] = False,
     json: JsonOption = False,
@@ -409,7 +430,9 @@ def _show(scoring: Scoring) -> None:
         typer.echo(as_markdown(scoring), nl=False)
         return
     headings, rows = as_rows(scoring)
-    table = Table(*(escape(each) for each in headings))
+    table = Table()
+    for each in headings:
+        table.add_column(escape(each), overflow="fold")
     for row in rows:
         table.add_row(*(escape(each) for each in row))
     console.print(table)

@@ -63,7 +63,8 @@ class Comparison:
         mean_shift: Distance of the mean features, over the root mean square distance of a reference
             patch from its mean: the index itself does not see it. None where it is not known, as
             when patches were left out of one of the sets.
-        outside: Part of the test set's variance outside the reference's axes; None likewise.
+        outside: Part of the test set's variance outside the reference's axes; None where the banks
+            were not made together.
         notes: What a reader of the value has to know.
     """
 

@@ -1,11 +1,12 @@
 """The sets that the user asks for: made from pictures or from chance, or read from folders."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowvis_shared.cli import expand_inputs, named
+from lowvis_shared.cli import expand_inputs
 from lowvis_shared.errors import InputError, UsageError
 from lowvis_shared.files import read_bytes
 
@@ -34,6 +35,11 @@ SHORT: tuple[str, ...] = (
 )
 """Degradations that show the course of each family in little time."""
 
+SIZE = 128
+"""Side of a high-resolution patch of the paper."""
+
+_LISTS = {"pies": PIES, "short": SHORT}
+
 _LEAVES_SIDE = 1024  # of a picture made by chance, unless a patch is larger
 
 
@@ -58,13 +64,12 @@ def parse_conditions(text: str) -> list[Wanted]:
         UsageError: A name is no degradation, or given twice.
         InputError: The file cannot be read.
     """
-    known = {"pies": PIES, "short": SHORT}
     path = Path(text)
-    if text in known:
-        wanted = [Wanted(name, parse_degradation(name)) for name in known[text]]
-    elif path.is_file():
+    if text in _LISTS:
+        wanted = [_synthetic(name) for name in _LISTS[text]]
+    elif os.path.isfile(text):  # noqa: PTH113 - pathlib raises for a list too long for a name
         wanted = _read_list(path)
-    elif path.suffix and len(path.parts) > 1:
+    elif path.suffix[1:].isalpha():
         raise InputError(f"{path}: no such file of degradations")
     else:
         wanted = [_synthetic(name.strip()) for name in text.split(",") if name.strip()]
@@ -82,7 +87,7 @@ def open_sets(
     *,
     reference: str = "clean",
     patches: int | None = None,
-    size: int = 128,
+    size: int | None = None,
     scale: int = 4,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -94,7 +99,7 @@ def open_sets(
         images: High-resolution pictures, or folders of them; pictures made by chance when empty.
         reference: Name of the reference set, which is made too where it is not among the others.
         patches: Patches of a set; 800 when None, or all that a folder of sets has.
-        size: Height and width of a high-resolution patch.
+        size: Height and width of a high-resolution patch; 128 when None, or as a folder has it.
         scale: Factor between the resolutions.
         seed: Of the choice of patches.
         progress: Called with the pictures done and the pictures to be done.
@@ -103,40 +108,50 @@ def open_sets(
         The sets, and what their patches were cut from.
 
     Raises:
-        UsageError: As for `parse_conditions`; or pictures are given for sets that exist.
+        UsageError: As for `parse_conditions`; or pictures or a size are given for sets that exist.
         InputError: Pictures cannot be read, are too few, or of another scale.
     """
-    folder = Path(conditions)
-    if folder.is_dir():
-        if images:
-            raise UsageError(f"{folder} holds patches already, which are of no other pictures")
-        return _read(folder, patches, scale), str(folder)
-    count = patches or PATCHES
+    if is_folder_of_sets(conditions):
+        if images or size is not None:
+            raise UsageError(f"{conditions} holds patches already, of their own pictures and size")
+        return _read(Path(conditions), patches, scale), conditions
+    count, size = patches or PATCHES, size or SIZE
+    reference = canonical_name(reference)
     wanted = parse_conditions(conditions)
     if reference not in [each.name for each in wanted]:
         wanted.insert(0, _synthetic(reference))
     sources: list[Source] = list(expand_inputs(images)) if images else _leaves(count, size, seed)
-    made = make_sets(
-        sources,
-        [each.degradation for each in wanted if each.degradation is not None],
-        patches=count,
-        size=size,
-        scale=scale,
-        seed=seed,
-        progress=progress,
-    )
-    found = {each.name: each for each in made}
+    synthetic = [each.degradation for each in wanted if each.degradation is not None]
+    found: dict[str, PatchSet] = {}
+    if synthetic:
+        made = make_sets(
+            sources, synthetic, patches=count, size=size, scale=scale, seed=seed, progress=progress
+        )
+        found = {each.name: each for each in made}
     for each in wanted:
         if each.folder is not None:
             found[each.name] = read_patches(
                 each.folder, name=each.name, side=size // scale, patches=count, seed=seed
             )
     source = ", ".join(images) if images else f"pictures made by chance (dead leaves, seed {seed})"
-    return [found[_made_name(each)] for each in wanted], source
+    return [found[each.name] for each in wanted], source
 
 
-def _made_name(wanted: Wanted) -> str:
-    return wanted.name if wanted.degradation is None else wanted.degradation.name
+def canonical_name(name: str) -> str:
+    """Return the one name of a degradation, such as ``blur2`` for ``blur2.0``; others as they are.
+
+    So the name of a reference is compared with those of sets.
+    """
+    try:
+        return parse_degradation(name).name
+    except UsageError:
+        return name
+
+
+def is_folder_of_sets(conditions: str) -> bool:
+    """Tell whether ``--degradations`` names a folder of sets: words of their own come first."""
+    # pathlib raises for a list too long for a name
+    return conditions not in _LISTS and os.path.isdir(conditions)  # noqa: PTH112
 
 
 def _synthetic(name: str) -> Wanted:
@@ -154,8 +169,11 @@ def _read_list(path: Path) -> list[Wanted]:
         name, equals, folder = (part.strip() for part in line.partition("="))
         if not name or name.startswith("#"):
             continue
-        with named(path):
-            wanted.append(Wanted(name, None, path.parent / folder) if equals else _synthetic(name))
+        try:
+            folder_of = path.parent / folder
+            wanted.append(Wanted(name, None, folder_of) if equals else _synthetic(name))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}", hint=error.hint) from error
     return wanted
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from lowvis_shared.candidates import FullRange, find_candidate, foreign_code
+from lowvis_shared.candidates import Candidate, FullRange, find_candidate, foreign_code
 from lowvis_shared.device import choose_device, exact_float32
 from lowvis_shared.errors import InputError, UsageError
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ logger = logging.getLogger("lowvis")
 
 SCRIPT_SUFFIXES = (".pt", ".pth", ".ts", ".torchscript")
 """What files of TorchScript are called."""
+
+FAR_OUT = 10.0
+"""Times white: pictures of networks that work overshoot it by some hundredths."""
 
 _CONVOLUTION_MODULES = (
     nn.Conv1d,
@@ -110,27 +113,19 @@ def open_tap(
         MissingExtraError: An ONNX model, and ONNX is not installed.
     """
     example = plain_picture(side)
-    path = Path(model)
-    is_file = path.is_file() or "@" not in model  # mine.py:make@best.pth ends like a file, too
-    if is_file and path.suffix == ".onnx":
+    found = find_model(model, scale=scale, white=white)
+    if isinstance(found, Path) and found.suffix == ".onnx":
         if device not in ("auto", "cpu"):
             raise UsageError(
                 f"{model} runs on the CPU, not on {device}", hint="use --device auto or cpu"
             )
-        return tap_onnx(path, layer=layer, scale=scale, white=white, example=example)
+        return tap_onnx(found, layer=layer, scale=scale, white=white, example=example)
     chosen = choose_device(device)
-    if is_file and path.suffix in SCRIPT_SUFFIXES:
+    if isinstance(found, Path):
         return tap_script(
-            path, layer=layer, scale=scale, white=white, device=chosen, example=example
+            found, layer=layer, scale=scale, white=white, device=chosen, example=example
         )
-    candidate = find_candidate(
-        model,
-        scale=scale,
-        white=white,
-        accept_licence=accept_licence,
-        offline=offline,
-        task=None,
-    )
+    candidate = found(accept_licence=accept_licence, offline=offline)
     if candidate.scale != scale:  # before weights are fetched in vain
         raise _wrong_scale(candidate.title, candidate.scale, scale, side)
     return tap_module(
@@ -141,6 +136,37 @@ def open_tap(
         device=chosen,
         example=example,
     )
+
+
+class _Find(Protocol):
+    def __call__(self, *, accept_licence: bool = False, offline: bool = False) -> Candidate: ...
+
+
+def find_model(model: str, *, scale: int = 4, white: float = 1.0) -> Path | _Find:
+    """Find what a word names, without opening it.
+
+    Args:
+        model: As for `open_tap`.
+        scale: As for `open_tap`.
+        white: As for `open_tap`.
+
+    Returns:
+        The file of an ONNX model or of TorchScript, or what makes a candidate of a network.
+
+    Raises:
+        UsageError: There is no such network, or white is something else.
+        InputError: There is no such file.
+    """
+    path = Path(model)
+    is_file = path.is_file() or "@" not in model  # mine.py:make@best.pth ends like a file, too
+    if is_file and path.suffix in (".onnx", *SCRIPT_SUFFIXES):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        _check_white(white)
+        return path
+    find = partial(find_candidate, model, scale=scale, white=white, task=None)
+    find()  # says whether there is one, and builds nothing
+    return find
 
 
 def tap_module(
@@ -315,6 +341,11 @@ def _check_output(name: str, output: Tensor, scale: int, example: Tensor) -> Non
         raise InputError(
             f"{name}: the result of a plain picture is not finite", hint="are its weights whole?"
         )
+    if output.abs().max() > FAR_OUT:
+        raise InputError(
+            f"{name}: the result of a plain picture reaches {output.abs().max():.0f} times white",
+            hint="--white 255 is for networks of pictures in 0..255",
+        )
 
 
 def _wrong_scale(name: str, factor: int, scale: int, side: int) -> InputError:
@@ -426,6 +457,11 @@ class _Watch(TorchDispatchMode):
         self._inside: tuple[str, object] | None = None  # the module that is running, its input
         self._entered = False
         self._count = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # The compiler has no part in this, and importing it takes ten times as long as all else.
+        return False
 
     def hook(self, modules: Mapping[str, nn.Module], hooks: ExitStack) -> None:
         """Have modules tell what enters them until the hooks are closed; TorchScript's cannot."""

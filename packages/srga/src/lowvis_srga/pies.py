@@ -75,14 +75,11 @@ def write_pies(
         UsageError: A set has a name that is no name for a folder, or that another one has, or the
             manifest says something that is said from the sets.
     """
+    check_target(folder, [each.name for each in sets], overwrite=overwrite)
     described = _describe(sets)
     if clash := sorted(described.keys() & manifest.keys()):
         raise UsageError(f"the manifest says {', '.join(clash)} from the sets themselves")
     final = Path(os.path.realpath(folder))
-    if os.path.lexists(final):
-        _check_replaceable(folder, final, overwrite=overwrite)
-    else:
-        check_output(folder, overwrite=False)
     # Beside the folder, so that the last step is a renaming.
     temporary = final.with_name(f".lowvis-{secrets.token_hex(8)}.tmp")
     try:
@@ -102,6 +99,30 @@ def write_pies(
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
+def check_target(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse what `write_pies` would refuse, before the sets are made.
+
+    Args:
+        folder: Where they will go.
+        names: What they will be called.
+        overwrite: Replace an existing folder, if it holds such sets and nothing else.
+
+    Raises:
+        OutputError: The folder exists, holds anything else, or cannot be written to.
+        UsageError: A name is no name for a folder, or given twice.
+    """
+    for name in names:
+        _require_folder_name(name)
+    # On many file systems names that differ in case only are the same.
+    if len({name.casefold() for name in names}) < len(names):
+        raise UsageError(f"two sets have the same name: {', '.join(names)}")
+    final = Path(os.path.realpath(folder))
+    if os.path.lexists(final):
+        _check_replaceable(folder, final, overwrite=overwrite)
+    else:
+        check_output(folder, overwrite=False)
+
+
 def read_pies(folder: Path) -> list[PatchSet]:
     """Read the sets that `write_pies` wrote, or a folder of sets from elsewhere.
 
@@ -115,7 +136,7 @@ def read_pies(folder: Path) -> list[PatchSet]:
 
     Raises:
         InputError: A picture is missing, damaged, or not the one that was written; sets differ in
-            number or size of patches; the reference set ``clean`` is missing.
+            number or size of patches; there are none.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of patch sets")
@@ -133,12 +154,6 @@ def _describe(sets: Sequence[PatchSet]) -> dict[str, Any]:
     """Check that sets fit together and return what the manifest says about them."""
     if not sets:
         raise UsageError("no sets to write")
-    names = [each.name for each in sets]
-    for name in names:
-        _require_folder_name(name)
-    # On many file systems names that differ in case only are the same.
-    if len({name.casefold() for name in names}) < len(names):
-        raise UsageError(f"two sets have the same name: {', '.join(names)}")
     first = sets[0]
     pairs = [(each, each.high) for each in sets if each.high is not None]
     for each in sets:
@@ -319,18 +334,17 @@ def _read_found(folder: Path) -> list[PatchSet]:
         sets.append(
             PatchSet(name, family, degree, low, _stack(high_files) if high_files else None, ids)
         )
-    reference = next((each for each in sets if each.name == "clean"), None)
-    if reference is None:
-        raise InputError(
-            f"{folder}: the reference set 'clean' is missing",
-            hint=f"one sub-folder is one set, and one of them is called clean or {_PREFIX}clean",
-        )
     for each in sets:
-        if each.low.shape != reference.low.shape:
+        if each.low.shape != sets[0].low.shape:
             raise InputError(
-                f"{folder}: {each.name} holds {_extent(each)}, but clean {_extent(reference)}",
+                f"{folder}: {each.name} holds {_extent(each)}, but {sets[0].name} "
+                f"{_extent(sets[0])}",
                 hint="all sets need equally many pictures of equal size",
             )
+    if not sets:
+        raise InputError(
+            f"{folder}: holds no sets", hint="one sub-folder is one set, such as clean or blur2"
+        )
     return sorted(sets, key=lambda s: (_FAMILIES.index(s.family), s.degree or 0, s.name))
 
 

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from lowvis_shared.cli import json_text
-from lowvis_shared.errors import UsageError
 from lowvis_shared.page import page
 from lowvis_shared.plot import Axis, Series, lines
 from lowvis_shared.reproduce import load_paper, markdown_table
 
 from lowvis_srga import PACKAGE
-from lowvis_srga.scoring import NetworkScore, Scoring, SetScore
+from lowvis_srga.scoring import NetworkScore, Scoring, SetScore, course
 
 ABSENT = "–"  # noqa: RUF001 - the dash that tables use for an empty cell
 
@@ -28,6 +27,11 @@ _CSV_COLUMNS = (
 )
 
 _CHECK_PATCHES = 300  # of the check figures that plots show
+
+_NO_PLOT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 560 60">
+<text x="20" y="36" font-family="system-ui, sans-serif">no degradation has several degrees</text>
+</svg>
+"""
 
 _BOX = re.compile(r'viewBox="([^"]+)"')
 
@@ -62,6 +66,11 @@ def settings(scoring: Scoring) -> str:
         )
     if scoring.common:
         parts.append(f"The mean is over {', '.join(scoring.common)}.")
+    made = [each.comparison for network in scoring.networks for each in network.sets]
+    if any(each is not None and each.notes for each in made):
+        parts.append("* see the remarks.")
+    if any(each is not None and each.dropped for each in made):
+        parts.append("Where patches were left out, fewer patches and axes alone move the index.")
     layers = {(each.layer, each.features) for each in scoring.networks if not each.problem}
     if len({features for _, features in layers}) > 1:
         parts.append(
@@ -114,7 +123,7 @@ def as_markdown(scoring: Scoring) -> str:
 def details(network: NetworkScore) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of texts, one for each set of a network."""
     headings = [
-        *("set", "SRGA", "on the reference's axes", "sigma", "alpha", "clipped", "KL, nats"),
+        *("set", "SRGA", "SRGA-shared", "sigma", "alpha", "clipped", "KL, nats"),
         *("mean shift", "outside the axes", "PSNR, dB", "diverged"),
     ]
     return headings, [_detail(each) for each in network.sets]
@@ -140,6 +149,7 @@ def as_json(scoring: Scoring) -> str:
 
 def as_html(scoring: Scoring) -> str:
     """Write a scoring as one page: tables, curves over the degree, and curves over the axes."""
+    plots = [plot for family in _AXES if (plot := plot_family(scoring, family))]
     parts = [
         f"<p>{html.escape(settings(scoring))}</p>",
         _html_table(*as_rows(scoring)),
@@ -148,10 +158,10 @@ def as_html(scoring: Scoring) -> str:
         "</ul>",
         "<h2>Over the degree</h2>",
         '<div class="plots">',
-        *(f"<figure>{plot}</figure>" for family in _AXES if (plot := plot_family(scoring, family))),
+        *(f"<figure>{plot}</figure>" for plot in plots),
         "</div>",
     ]
-    if _any_published(scoring):
+    if any("stroke-dasharray" in plot for plot in plots):
         parts.append(
             "<p>Dashed: the check figures of this package's paper.toml, on patches of Urban100 and "
             "B100 (300 patches, 299 axes). Other pictures, patches and axes give other values; the "
@@ -174,7 +184,7 @@ def plot_family(scoring: Scoring, family: str) -> str:
     """
     series: list[Series] = []
     for color, network in enumerate(scoring.networks):
-        found = [each for each in network.sets if each.family == family]
+        found = course(network.sets, family)
         points = _line((each.degree, each.value) for each in found)
         if len(points) < 2:
             continue
@@ -197,14 +207,10 @@ def plot_family(scoring: Scoring, family: str) -> str:
 
 
 def as_svg(scoring: Scoring) -> str:
-    """Write the curves over the degrees of all degradations as one picture, side by side.
-
-    Raises:
-        UsageError: No degradation has several degrees.
-    """
+    """Write the curves over the degrees of all degradations as one picture, side by side."""
     plots = [plot for family in _AXES if (plot := plot_family(scoring, family))]
     if not plots:
-        raise UsageError("there are no curves to draw: no degradation has several degrees")
+        return _NO_PLOT
     boxes = [[float(each) for each in _BOX.findall(plot)[0].split()] for plot in plots]
     height = max(box[3] for box in boxes)
     across = itertools.accumulate((box[2] for box in boxes), initial=0.0)
@@ -254,10 +260,6 @@ def _published() -> Mapping[tuple[str, str], Mapping[str, float]]:
     return figures
 
 
-def _any_published(scoring: Scoring) -> bool:
-    return any(published(network) for network in scoring.networks)
-
-
 def _across(family: str, degree: float | None) -> float:
     # Falling quality goes to the right, as rising degrees of the others do.
     return (100 - degree if family == "jpeg" else degree) if degree is not None else math.nan
@@ -295,8 +297,8 @@ def _detail(each: SetScore) -> list[str]:
         return [each.name, *[ABSENT] * 8, _number(each.psnr, 2), str(each.diverged)]
     return [
         each.name,
-        _with_error(each.value, each.interval),
-        _number(shared_value(each), 2),
+        _with_error(each.own, each.interval),
+        _number(each.shared, 2),
         f"{made.reference.sigma:.4g} → {made.test.sigma:.4g}",
         f"{made.reference.alpha:.3f} → {made.test.alpha:.3f}",
         str(made.test.clipped),
@@ -326,8 +328,8 @@ def _csv_cells(each: SetScore) -> dict[str, object]:
     made = each.comparison
     if made is not None:
         cells |= {
-            "srga": made.value,
-            "srga_shared": shared_value(each),
+            "srga": each.own,
+            "srga_shared": each.shared,
             "kld": made.divergence,
             "sigma_reference": made.reference.sigma,
             "alpha_reference": made.reference.alpha,
@@ -343,14 +345,6 @@ def _csv_cells(each: SetScore) -> dict[str, object]:
             "notes": "; ".join(made.notes),
         }
     return cells
-
-
-def shared_value(each: SetScore) -> float | None:
-    """Return the index on the axes of the reference at the axes asked for."""
-    if each.comparison is None:
-        return None
-    wanted = each.comparison.dimensions
-    return next((point.shared for point in each.curve if point.dimensions == wanted), None)
 
 
 def _html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,14 +1,14 @@
 """How each kind of row in ``paper.toml`` is measured."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Literal, cast
 
 from lowvis_shared.assets import assets_available, fetch, find_asset, registry
 from lowvis_shared.candidates import find_candidate, installed_networks
 from lowvis_shared.device import choose_device
-from lowvis_shared.errors import InputError, WeightsError
+from lowvis_shared.errors import InputError, ReproductionError, WeightsError
 from lowvis_shared.files import sha256_file
 from lowvis_shared.images import read_image
 from lowvis_shared.reproduce import (
@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from lowvis_srga.degrade import parse_degradation
 from lowvis_srga.features import Tap, plain_picture, tap_module
 from lowvis_srga.patches import PatchSet, Source, make_sets, pixels_sha256
-from lowvis_srga.report import shared_value
 from lowvis_srga.scoring import NetworkScore, Settings, find_trends, score
 from lowvis_srga.statistics import GeneralizedGaussian, kld_ggd, srga_index
 
@@ -105,9 +104,13 @@ def measure_photographs(row: Row, context: Context) -> Measurement:
         return _measure(row, "photographs", context)
     scored, assets = _score(row, "photographs", context)
     family = [each for each in scored.sets if each.family == row.measure["family"]]
-    (trend,) = find_trends([each for each in family if not each.diverged])
+    trends = find_trends([each for each in family if not each.diverged])
+    if not trends:
+        raise InputError(
+            f"{scored.name} diverges on all degrees of {row.measure['family']} but one"
+        )
     values = {each.name: each.value for each in family if each.value is not None}
-    return Measurement(trend.falls, per_item=values, assets=assets)
+    return Measurement(trends[0].falls, per_item=values, assets=assets)
 
 
 MEASURERS: Mapping[str, Measurer] = {
@@ -124,6 +127,8 @@ def _measure(row: Row, which: _Which, context: Context) -> Measurement:
     found = next((each for each in scored.sets if each.name == row.measure["set"]), None)
     if row.measure["figure"] == "diverged" and found is not None:
         return Measurement(found.diverged, assets=assets)
+    if found is None and row.measure["set"] != Settings().reference:
+        raise ReproductionError(f"row {row.id}: there is no set {row.measure['set']}")
     any_set = found or scored.sets[0]  # of the reference there is the other half of a comparison
     made = any_set.comparison
     if made is None:
@@ -131,7 +136,7 @@ def _measure(row: Row, which: _Which, context: Context) -> Measurement:
     fitted = made.reference if found is None else made.test
     figures: dict[str, float | None] = {
         "srga": made.value,
-        "srga_shared": shared_value(any_set),
+        "srga_shared": any_set.shared,
         "sigma": fitted.sigma,
         "alpha": fitted.alpha,
         "mean_shift": made.mean_shift,
@@ -145,7 +150,7 @@ def _score(row: Row, which: _Which, context: Context) -> tuple[NetworkScore, Map
     """Score a network once for all rows of the same sets; with the sums of all files."""
     spec = row.measure
     name, asset = str(spec["network"]), str(spec.get("asset", ""))
-    if name.partition("@")[0] not in installed_networks(task=None):
+    if name.partition("@")[0] not in _installed():
         raise Unavailable(f"{name} is a network of a lowvis package that is not installed")
     weights = {asset: sha256_file(_fetched(asset, context))} if asset else {}
     patches = cast("int", spec.get("patches", _PATCHES))
@@ -157,6 +162,10 @@ def _score(row: Row, which: _Which, context: Context) -> tuple[NetworkScore, Map
         raise InputError(f"{name} is read at the {scored.layer}, not that of {spec['layer']}")
     _, pictures = _sets(which, context)
     return scored, {**pictures, **weights}
+
+
+_installed = cache(partial(installed_networks, task=None))
+"""The networks of all packages, looked for once."""
 
 
 @lru_cache(maxsize=4)

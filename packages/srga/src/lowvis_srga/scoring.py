@@ -5,6 +5,7 @@ themselves are gone when the next set comes, but for those of the reference set.
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,15 +29,16 @@ from lowvis_srga.comparison import (
     indices,
     resampled_fits,
 )
-from lowvis_srga.features import Tap
+from lowvis_srga.features import FAR_OUT, Tap
 from lowvis_srga.patches import Family, PatchSet
 from lowvis_srga.statistics import GeneralizedGaussian
+
+logger = logging.getLogger("lowvis")
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the parts done and the parts there are."""
 
 _BATCH = 16
-_FAR_OUT = 10.0  # times white; pictures of networks that work overshoot it by some hundredths
 _CURVE = (50, 100, 200, 300, 500)  # numbers of axes beside the one asked for
 _WIDTH_OF_95 = 1.96  # standard deviations on each side
 _RISING: tuple[Family, ...] = ("blur", "noise", "jpeg")
@@ -51,8 +53,12 @@ class Settings:
         dimensions: Principal axes; `default_dimensions` when None.
         basis: Whose axes; see `lowvis_srga.comparison`.
         drop_diverged: Leave patches that a network diverges on out, instead of refusing the set.
-        bootstrap: Draws of patches for confidence intervals; none when 0.
+        bootstrap: Draws of patches for confidence intervals; none when 0. On the axes of the
+            reference there are none.
         seed: Of those draws.
+
+    Raises:
+        UsageError: The number of draws is negative or 1.
     """
 
     reference: str = "clean"
@@ -61,6 +67,11 @@ class Settings:
     drop_diverged: bool = False
     bootstrap: int = 50
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the number of draws."""
+        if self.bootstrap < 0 or self.bootstrap == 1:
+            raise UsageError(f"{self.bootstrap} draws have no spread: 0 for none, or at least 2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +113,24 @@ class SetScore:
 
     @property
     def value(self) -> float | None:
-        """The index; None where there is a problem."""
+        """The index on the axes asked for; None where there is a problem."""
         return None if self.comparison is None else self.comparison.value
+
+    @property
+    def own(self) -> float | None:
+        """The paper's index; None where there is a problem."""
+        point = self._point()
+        return None if point is None else point.own
+
+    @property
+    def shared(self) -> float | None:
+        """The index on the axes of the reference; None where there is a problem."""
+        point = self._point()
+        return None if point is None else point.shared
+
+    def _point(self) -> CurvePoint | None:
+        wanted = None if self.comparison is None else self.comparison.dimensions
+        return next((point for point in self.curve if point.dimensions == wanted), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +254,15 @@ def score(
         LowvisError: The only network fails.
     """
     settings = settings or Settings()
+    if settings.basis != "own":  # drawn again, patches have axes of their own only
+        settings = replace(settings, bootstrap=0)
     reference = find_reference(sets, settings.reference)
     if not networks:
         raise UsageError("there is no network to score")
     count = len(reference.low)
-    dimensions = settings.dimensions or default_dimensions(count)
+    dimensions = settings.dimensions
+    if dimensions is None:
+        dimensions = default_dimensions(count)
     if not 1 <= dimensions <= count:
         raise InputError(
             f"{count} patches have no {dimensions} principal axes",
@@ -246,6 +277,12 @@ def score(
             if len(networks) == 1 and isinstance(error, LowvisError):
                 raise
             scored.append(NetworkScore(name, problem=reason(error)))
+    titles = [each.name for each in scored]
+    scored = [
+        # Files of one name in two folders have one title.
+        replace(each, name=name) if titles.count(each.name) > 1 else each
+        for name, each in zip(networks, scored, strict=True)
+    ]
     common = _common(scored)
     scored = [_with_mean(each, common) for each in scored]
     return Scoring(
@@ -313,14 +350,15 @@ def read_bank(
     """
     decibels: list[float] = []
     protocol = Protocol(color="rgb", border=patches.scale or 0)
+    has_inside = patches.high is not None and patches.high.shape[1] > 2 * protocol.border
     total = len(patches.low)
     for start in range(0, total, _BATCH):
         low = torch.from_numpy(patches.low[start : start + _BATCH])
         features, output = tap(low.permute(0, 3, 1, 2).float() / 255)
         # A network that diverges may do so in numbers that are finite still.
-        diverged = ~(output.flatten(1).abs().amax(dim=1) <= _FAR_OUT)
+        diverged = ~(output.flatten(1).abs().amax(dim=1) <= FAR_OUT)
         store.add(features, diverged)
-        if patches.high is not None:
+        if patches.high is not None and has_inside:
             high = patches.high[start : start + _BATCH]
             decibels += _psnr(output[~diverged], high[~diverged.cpu().numpy()], protocol)
         if progress is not None:
@@ -345,14 +383,14 @@ def _score_one(
     say: Progress,
 ) -> NetworkScore:
     count = len(reference.low)
-    draws = _draws(settings, count)
     with FeatureStore(count) as store:
         base, quality = read_bank(
             tap, reference, store, progress=lambda done, of: say(reference.name, done, of)
         )
         if not settings.drop_diverged:
             base.centered()  # refuses a reference that diverges before anything else runs
-        fits = resampled_fits(base, draws, dimensions) if not base.diverged.any() else None
+        base.require_variation(base.gram)
+        fits = _reference_fits(base, settings, dimensions)
         scores: list[SetScore] = []
         for patches in sets:
             if patches is reference:
@@ -365,16 +403,29 @@ def _score_one(
                     base,
                     progress=lambda done, of, name=patches.name: say(name, done, of),
                 )
-            scored = _score_set(base, bank, patches, settings, dimensions, draws, fits)
+            scored = _score_set(base, bank, patches, settings, dimensions, fits)
             scores.append(replace(scored, psnr=decibels))
     return NetworkScore(
         name=tap.name,
         layer=tap.layer,
         features=base.width,
         sets=tuple(scores),
-        trends=find_trends(scores),
+        # Degrees are distances from clean patches, and from nothing else.
+        trends=find_trends(scores) if reference.family == "clean" else (),
         psnr=quality,
     )
+
+
+def _reference_fits(
+    base: FeatureBank, settings: Settings, dimensions: int
+) -> list[GeneralizedGaussian] | None:
+    """The draws of the reference, once for all sets; None where no set could use them."""
+    if base.diverged.any() or not settings.bootstrap:
+        return None
+    try:
+        return resampled_fits(base, _draws(settings, np.arange(base.patches)), dimensions)
+    except InputError:  # what is wrong is said of the sets that need them
+        return None
 
 
 def _score_set(
@@ -383,7 +434,6 @@ def _score_set(
     patches: PatchSet,
     settings: Settings,
     dimensions: int,
-    draws: Sequence[NDArray[np.int64]],
     fits: Sequence[GeneralizedGaussian] | None,
 ) -> SetScore:
     diverged = int(bank.diverged.sum())
@@ -396,31 +446,52 @@ def _score_set(
         curve = _curve(pair, axes)
     except InputError as error:
         return replace(empty, problem=reason(error))
-    values = None
-    if draws:
-        if pair.dropped or fits is None:
-            draws = [draw[pair.keep[draw]] for draw in draws]
-            fits = resampled_fits(base, draws, min(axes, *map(len, draws)))
-        values = indices(fits, resampled_fits(bank, draws, min(axes, *map(len, draws))))
+    values = _resample(base, bank, pair, settings, axes, fits)
     return replace(
         empty,
         comparison=comparison,
         interval=None if values is None else _interval(comparison.value, values),
         curve=curve,
-        draws=values,
+        # Without some patches the draws are others than those of other sets.
+        draws=None if pair.dropped else values,
     )
 
 
-def _draws(settings: Settings, count: int) -> list[NDArray[np.int64]]:
-    if settings.basis != "own":  # drawn again, patches have axes of their own only
-        return []
+def _resample(
+    base: FeatureBank,
+    bank: FeatureBank,
+    pair: Pair,
+    settings: Settings,
+    dimensions: int,
+    fits: Sequence[GeneralizedGaussian] | None,
+) -> NDArray[np.float64] | None:
+    """The index of each draw; None where none are wanted, or patches differ too little for it."""
+    if not settings.bootstrap:
+        return None
+    draws = _draws(settings, np.flatnonzero(pair.keep))
+    try:
+        if pair.dropped or fits is None:
+            fits = resampled_fits(base, draws, dimensions)
+        return indices(fits, resampled_fits(bank, draws, dimensions))
+    except InputError as error:
+        logger.info("%s: no confidence interval: %s", bank.name, reason(error))
+        return None
+
+
+def _draws(settings: Settings, patches: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Draw as many patches as there are, of which at least two differ."""
     generator = np.random.default_rng(settings.seed)
-    return [generator.integers(0, count, count) for _ in range(settings.bootstrap)]
+    draws: list[NDArray[np.int64]] = []
+    while len(draws) < settings.bootstrap:
+        draw = patches[generator.integers(0, len(patches), len(patches))]
+        if (draw != draw[0]).any():
+            draws.append(draw)
+    return draws
 
 
 def _interval(value: float, draws: NDArray[np.float64]) -> tuple[float, float]:
     """Around the value itself: the spread of the draws is that of real ones, their mean is not."""
-    width = _WIDTH_OF_95 * float(np.std(draws, ddof=1)) if len(draws) > 1 else math.inf
+    width = _WIDTH_OF_95 * float(np.std(draws, ddof=1))
     return max(0.0, value - width), value + width
 
 
@@ -429,24 +500,32 @@ def _curve(pair: Pair, dimensions: int) -> tuple[CurvePoint, ...]:
     return tuple(CurvePoint(each, pair.compare(each).value, pair.shared(each)) for each in chosen)
 
 
-def find_trends(scores: Sequence[SetScore]) -> tuple[Trend, ...]:
-    """Say for each degradation of several degrees whether the index grows with the degree.
+def course(scores: Sequence[SetScore], family: str) -> list[SetScore]:
+    """Return the sets of a degradation from weak to strong, one of each degree.
 
-    Degrees are compared from weak to strong; for JPEG that is falling quality.
+    For JPEG that is falling quality; of blurs of one width the one of the usual kernel.
     """
+    found = [each for each in scores if each.family == family and each.degree is not None]
+    found.sort(key=lambda each: (each.degree or 0, len(each.name)))
+    firsts = [next(group) for _, group in itertools.groupby(found, key=lambda each: each.degree)]
+    return firsts[::-1] if family == "jpeg" else firsts
+
+
+def find_trends(scores: Sequence[SetScore]) -> tuple[Trend, ...]:
+    """Say for each degradation of several degrees whether the index grows with the degree."""
     trends: list[Trend] = []
     for family in _RISING:
-        found = [each for each in scores if each.family == family and each.degree is not None]
-        found.sort(key=lambda each: each.degree or 0, reverse=family == "jpeg")
+        found = course(scores, family)
         if len(found) < 2:
             continue
         lacking = [each.name for each in found if each.value is None]
+        valued = [(each.name, each.value) for each in found if each.value is not None]
         falls = [
-            f"from {weak.name} ({weak.value:.2f}) to {strong.name} ({strong.value:.2f})"
-            for weak, strong in itertools.pairwise(found)
-            if weak.value is not None and strong.value is not None and strong.value <= weak.value
+            f"from {weak} ({below:.2f}) to {strong} ({above:.2f})"
+            for (weak, below), (strong, above) in itertools.pairwise(valued)
+            if above <= below
         ]
-        parts = []
+        parts: list[str] = []
         if falls:
             parts.append(f"falls {' and '.join(falls)}")
         if lacking:
@@ -501,7 +580,8 @@ def _network_dict(network: NetworkScore) -> dict[str, Any]:
                 "name": each.name,
                 "family": each.family,
                 "degree": each.degree,
-                "srga": each.value,
+                "srga": each.own,
+                "srga_shared": each.shared,
                 "interval": each.interval,
                 "psnr": each.psnr,
                 "diverged": each.diverged,

@@ -39,7 +39,7 @@ class Variations:
         sizes: Sides of high-resolution patches; the first is the usual one.
 
     Raises:
-        UsageError: One of them is empty, or the numbers of patches do not rise.
+        UsageError: One of them is empty, or the numbers of patches do not rise from 2.
     """
 
     patches: tuple[int, ...]
@@ -50,8 +50,9 @@ class Variations:
     def __post_init__(self) -> None:
         if not (self.patches and self.dimensions and self.layers and self.sizes):
             raise UsageError("there is at least one number of patches, axes, layer and size")
-        if list(self.patches) != sorted(set(self.patches)):
-            raise UsageError(f"numbers of patches rise, unlike {self.patches}")
+        if list(self.patches) != sorted(set(self.patches)) or self.patches[0] < 2:
+            listed = ", ".join(str(each) for each in self.patches)
+            raise UsageError(f"numbers of patches rise from at least 2, unlike {listed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,10 @@ def measure(
     """
     count, usual = variations.patches[-1], (variations.layers[0], variations.sizes[0])
     if (most := max(variations.dimensions)) > count:
-        raise InputError(f"{count} patches have no {most} principal axes")
+        raise InputError(
+            f"{count} patches have no {most} principal axes",
+            hint="--dimensions says which numbers to try",
+        )
     runs = [
         usual,
         *((layer, usual[1]) for layer in variations.layers[1:]),
@@ -144,9 +148,14 @@ def measure(
     ]
     lines: list[Line] = []
     network, names = "", ()
+    sets: dict[int, Sequence[PatchSet]] = {}
     for done, (layer, size) in enumerate(runs):
         tap = open_network(layer=layer, side=size // scale)
-        banks = _Banks(tap, open_sets(count, size), reference, drop_diverged)
+        if size not in sets:
+            sets[size] = open_sets(count, size)
+        if (side := sets[size][0].low.shape[1]) != size // scale:
+            raise InputError(f"the sets are of {side * scale} pixels, and {size} were to be tried")
+        banks = _Banks(tap, sets[size], reference, drop_diverged)
         network, names = tap.name, banks.names
         axes, first = default_dimensions(count), done == 0
         if first:
@@ -156,7 +165,7 @@ def measure(
             ]
             lines += [
                 banks.line("axes", str(each), count, each, each == axes)
-                for each in variations.dimensions
+                for each in sorted({*variations.dimensions, axes})
             ]
         if first or layer != usual[0]:
             lines.append(banks.line("layer", tap.layer, count, axes, first))
@@ -192,7 +201,8 @@ class _Banks:
 
     def _index(self, test: FeatureBank, count: int, dimensions: int) -> float | None:
         subset = np.arange(test.patches) < count
-        if not self._drop and (self._reference.diverged | test.diverged)[subset].any():
+        diverged = self._reference.diverged | test.diverged
+        if (not self._drop and diverged[subset].any()) or (subset & ~diverged).sum() < 2:
             return None
         pair = Pair(self._reference, test, drop_diverged=self._drop, subset=subset)
         return pair.compare(min(dimensions, pair.patches)).value

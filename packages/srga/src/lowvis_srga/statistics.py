@@ -75,9 +75,7 @@ class GeneralizedGaussian:
 def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the shapes that are tried and their ratios sigma^2 / E|x|^2, which fall."""
     alpha = np.arange(0.2, 10.0, 0.001)
-    log_gamma = np.frompyfunc(math.lgamma, 1, 1)
-    log_ratio = log_gamma(1 / alpha) + log_gamma(3 / alpha) - 2 * log_gamma(2 / alpha)
-    return alpha, np.exp(np.asarray(log_ratio, np.float64))
+    return alpha, np.array([moment_ratio(each) for each in alpha.tolist()])
 
 
 def moment_ratio(alpha: float) -> float:
