@@ -23,8 +23,8 @@ from lowvis_srga.sensitivity import Variations, measure
 
 RESULT = Path(__file__).parent / "results" / "bench" / "srga-sensitivity.json"
 VARIATIONS = Variations(
-    patches=(75, 150, 300),
-    dimensions=(50, 112, 200, 299),
+    patches=(50, 100, 200),
+    dimensions=(25, 75, 150, 199),
     layers=("auto", "output"),
     sizes=(128, 256),
 )

@@ -1,28 +1,30 @@
-"""Make the picture of the README of lowvis-srga: three networks over blur, noise and JPEG.
+"""Make the picture of the README of lowvis-srga: networks over the width of a blur.
 
-Published weights, 300 patches of the photographs of the reproduction, with confidence intervals.
+It draws the figures of the newest reproduction, so that picture and tables agree.
 """
 
-from functools import partial
+import json
+import re
 from pathlib import Path
 
-from lowvis_shared.reproduce import Context
-from lowvis_srga import Settings, make_sets, open_tap, score
-from lowvis_srga.conditions import SHORT
-from lowvis_srga.degrade import parse_degradation
-from lowvis_srga.report import as_svg
-from lowvis_srga.reproduce import photographs
+from lowvis_shared.plot import Axis, Series, lines
 
-PICTURE = Path(__file__).parents[1] / "docs" / "srga.svg"
-NETWORKS = ("pan-x4", "imdn-x4", "rfdn-x4")
+ROOT = Path(__file__).parents[1]
+NETWORKS = ("pan-x4", "imdn-x4", "rfdn-x4", "carn-m-x4")
+ROW = re.compile(r"photographs/([\w-]+)/blur([\d.]+)")
 
 
 def main() -> None:
-    """Write ``docs/srga.svg``."""
-    sources, _ = photographs(Context())
-    sets = make_sets(sources, [parse_degradation(name) for name in SHORT], patches=300)
-    networks = {name: partial(open_tap, name) for name in NETWORKS}
-    PICTURE.write_text(as_svg(score(networks, sets, Settings())), encoding="utf-8")
+    """Write ``docs/srga.svg``: the index over the width of the blur."""
+    evidence = max((ROOT / "benchmarks" / "results" / "srga").glob("*.json"))
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in NETWORKS}
+    for row in json.loads(evidence.read_text(encoding="utf-8"))["rows"]:
+        match = ROW.fullmatch(row["id"])
+        if match and match[1] in found:
+            found[match[1]].append((float(match[2]), row["measurement"]["value"]))
+    series = [Series(name, sorted(points)) for name, points in found.items()]
+    plot = lines(series, Axis("blur: standard deviation, pixels"), Axis("SRGA"))
+    (ROOT / "docs" / "srga.svg").write_text(plot + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
