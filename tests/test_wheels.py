@@ -219,7 +219,7 @@ def test_srga_scores_a_network_of_the_user_offline_from_its_wheel(
         "        nn.Conv2d(8, 48, 3, padding=1), nn.PixelShuffle(4),\n"
         "    )\n"
     )
-    shape = ("--patches", "16", "--size", "32", "--degradations", "blur2,noise10")
+    shape = ("--patches", "16", "--size", "32", "--degradations", "blur2,blur4,noise10")
     arguments = ["score", "network.py:make", *shape, "--bootstrap", "4", "--report", "report.html"]
     flags = ("-O", "-W", "error")
     result = run(environment, command("srga"), *arguments, cwd=tmp_path, flags=flags)

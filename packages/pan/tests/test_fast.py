@@ -165,10 +165,12 @@ expected = network(image)
 engine(image[:, :, :64, :64])
 lines = Path("/proc/self/status").read_text().splitlines()
 used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmSize"))
-resource.setrlimit(resource.RLIMIT_AS, (used + 350 * 2**20,) * 2)
+limits = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + 350 * 2**20, limits[1]))
 output = run_tiled(
     lambda window: engine(window)[0], image, scale=4, tile=0, halo=network.receptive_radius
 )
+resource.setrlimit(resource.RLIMIT_AS, limits)
 print(sum(float((a - b).abs().max()) > 1e-4 for a, b in zip(output[0], expected[0])))
 """
 
@@ -178,8 +180,9 @@ print(sum(float((a - b).abs().max()) > 1e-4 for a, b in zip(output[0], expected[
 def test_memory_that_runs_out_makes_the_tiles_smaller_in_every_engine(backend: Backend) -> None:
     engine_of(backend, small_pan())
     ended = subprocess.run(
-        [sys.executable, "-c", SHORT_OF_MEMORY, backend], capture_output=True, text=True, check=True
+        [sys.executable, "-c", SHORT_OF_MEMORY, backend], capture_output=True, text=True
     )
+    assert ended.returncode == 0, ended.stderr
     assert "going on with tiles of" in ended.stderr
     assert ended.stdout.split() == ["0"]
 

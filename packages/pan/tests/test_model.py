@@ -36,6 +36,16 @@ def test_keys_and_shapes_are_the_authors(scale: int) -> None:
     assert own == keys
 
 
+def stages(network: PAN, image: Tensor) -> dict[str, Tensor]:
+    """What the authors' code recorded on the way from the input to the output."""
+    computed = {"input": image, "conv_first": network.conv_first(image)}
+    computed["scpa_0"] = network.SCPA_trunk[0](computed["conv_first"])
+    trunk = network.trunk_conv(network.SCPA_trunk(computed["conv_first"]))
+    computed["trunk"] = computed["conv_first"] + trunk
+    computed["output"] = network(image)
+    return computed
+
+
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("weights", ["official", "recipe"])
 @torch.inference_mode()
@@ -48,18 +58,28 @@ def test_every_stage_computes_what_the_authors_code_computes(scale: int, weights
     else:
         network.load_state_dict(recipe_weights(network))
 
-    computed = {"input": golden["input"], "conv_first": network.conv_first(golden["input"])}
-    computed["scpa_0"] = network.SCPA_trunk[0](computed["conv_first"])
-    trunk = network.trunk_conv(network.SCPA_trunk(computed["conv_first"]))
-    computed["trunk"] = computed["conv_first"] + trunk
-    computed["output"] = network(golden["input"])
-
-    checked = 0
+    computed = stages(network, golden["input"])
+    assert {"input", "output"} <= golden.keys()
+    if weights == "recipe":
+        for name, expected in golden.items():
+            torch.testing.assert_close(computed[name], expected, rtol=1e-4, atol=1e-4)
+        return
+    # On the noise of this input the official weights diverge, up to 1e20, and rounding grows with
+    # the values. Each value may differ by what a rounding of the input does to it.
+    network, image = network.double(), golden["input"].double()
+    exact = stages(network, image)
+    generator = torch.Generator().manual_seed(0)
+    rounded = [
+        stages(network, image * (1 + 2e-7 * torch.randn(image.shape, generator=generator)))
+        for _ in range(16)
+    ]
     for name, expected in golden.items():
-        tolerance = 1e-4 * max(1.0, float(expected.abs().max()))
-        assert float((computed[name] - expected).abs().max()) <= tolerance, name
-        checked += 1
-    assert checked >= 2
+        unit = expected.abs().clamp(min=1)
+        moved = torch.stack([(other[name] - exact[name]).abs() for other in rounded]).amax(0)
+        tolerance = 1e-5 * unit + 20 * moved
+        assert bool(((computed[name] - expected).abs() <= tolerance).all()), name
+        sharp = float((tolerance <= 1e-3 * unit).double().mean())
+        assert sharp >= {"trunk": 0.6, "output": 0.6}.get(name, 1.0) * (scale < 4), (name, sharp)
 
 
 @pytest.mark.parametrize(
