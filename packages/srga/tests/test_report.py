@@ -432,6 +432,8 @@ def test_a_degradation_of_one_degree_is_no_plot() -> None:
     few = scoring_of(network("n", {"blur1": 1.0, "noise5": 1.0, "blur2+noise10": 2.0}))
     assert [plot_family(few, family) for family in ("blur", "noise", "jpeg")] == ["", "", ""]
     assert "SRGA over blur" not in as_html(few)
+    assert "<figure></figure>" not in as_html(few)
+    assert "<p>no degradation has several degrees</p>" in as_html(few)
     assert "no degradation has several degrees" in as_svg(few)
     ET.fromstring(as_svg(few))
 

@@ -437,6 +437,21 @@ def write_reports(
         atomic_write(path, partial(_write_content, content), overwrite=overwrite)
 
 
+def refuse_failures(problems: Mapping[str, str], total: int) -> None:
+    """End a run in which some of many failed, after all results were shown.
+
+    Args:
+        problems: What went wrong, by the name of what failed.
+        total: How many there were.
+
+    Raises:
+        PartialFailure: There are problems; the message lists them.
+    """
+    if problems:
+        names = "".join(f"\n  {name}: {problem}" for name, problem in problems.items())
+        raise PartialFailure(f"{len(problems)} of {total} failed:{names}")
+
+
 def _write_content(content: bytes, file: BinaryIO) -> None:
     file.write(content)
 

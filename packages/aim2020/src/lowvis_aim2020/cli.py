@@ -34,6 +34,7 @@ from lowvis_shared.cli import (
     print_json,
     process_files,
     progress_bar,
+    refuse_failures,
     run,
     show_weights,
     write_reports,
@@ -156,9 +157,7 @@ def rank(
     else:
         _show(ranking)
     write_reports(reports, _WRITERS, ranking, overwrite=overwrite)
-    if ranking.failed:
-        names = "".join(f"\n  {entry.name}: {entry.problem}" for entry in ranking.failed)
-        raise PartialFailure(f"{len(ranking.failed)} of {len(ranking.entries)} failed:{names}")
+    refuse_failures({each.name: each.problem for each in ranking.failed}, len(ranking.entries))
 
 
 @app.command()

@@ -203,6 +203,10 @@ class FeatureBank:
             columns=columns,
         )
 
+    def _numbers(self, keep: Chosen | None) -> NDArray[np.int64]:
+        """The numbers of the patches chosen."""
+        return np.arange(self.patches)[slice(None) if keep is None else keep]
+
     def centered(self, keep: Chosen | None = None) -> NDArray[np.float64]:
         """Return the Gram matrix of some patches about their own mean.
 
@@ -212,7 +216,7 @@ class FeatureBank:
         Raises:
             InputError: One of them diverged.
         """
-        chosen = np.arange(self.patches)[slice(None) if keep is None else keep]
+        chosen = self._numbers(keep)
         if bad := int(self.diverged[chosen].sum()):
             raise InputError(
                 f"{self.network or 'the network'} diverges on {bad} of {len(chosen)} patches"
@@ -250,6 +254,14 @@ class FeatureBank:
         Raises:
             InputError: A patch diverged, or all features are constant.
         """
+        return self._axes_of_all if keep is None else self._find_axes(keep)
+
+    @cached_property
+    def _axes_of_all(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Found once: a reference is compared with many sets, and a set at many numbers of axes."""
+        return self._find_axes(None)
+
+    def _find_axes(self, keep: Chosen | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         gram = self.centered(keep)
         self.require_variation(gram)
         values, vectors = np.linalg.eigh(gram)
@@ -278,7 +290,7 @@ class FeatureBank:
         """
         if self.columns is None:
             raise UsageError("the bank has no features left: it comes from a file")
-        kept = torch.from_numpy(np.arange(self.patches)[slice(None) if keep is None else keep])
+        kept = torch.from_numpy(self._numbers(keep))
         largest = np.zeros(vectors.shape[1])
         for number in range(blocks(self.width)):
             block = self.columns.block(number)[kept].cpu().double().numpy()

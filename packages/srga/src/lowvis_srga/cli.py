@@ -21,10 +21,11 @@ from lowvis_shared.cli import (
     make_app,
     print_json,
     progress_bar,
+    refuse_failures,
     run,
     write_reports,
 )
-from lowvis_shared.errors import PartialFailure, UsageError
+from lowvis_shared.errors import UsageError
 from lowvis_shared.reproduce import add_reproduce, markdown_table
 from rich.console import Console
 from rich.markup import escape
@@ -35,14 +36,16 @@ from lowvis_srga.bank import FeatureBank
 from lowvis_srga.comparison import PATCHES, Basis, srga
 from lowvis_srga.conditions import (
     SIZE,
+    Wanted,
     canonical_name,
     is_folder_of_sets,
+    make_wanted,
     open_sets,
     parse_conditions,
 )
 from lowvis_srga.features import find_model, open_tap
-from lowvis_srga.patches import make_sets, read_patches
-from lowvis_srga.pies import check_target, describe_sources, read_pies, write_pies
+from lowvis_srga.patches import PatchSet
+from lowvis_srga.pies import check_target, describe_sources, write_pies
 from lowvis_srga.report import (
     as_csv,
     as_html,
@@ -208,9 +211,7 @@ def score(
     else:
         _show(scoring)
     write_reports(reports, _WRITERS, scoring, overwrite=overwrite)
-    if scoring.failed:
-        names = "".join(f"\n  {each.name}: {each.problem}" for each in scoring.failed)
-        raise PartialFailure(f"{len(scoring.failed)} of {len(scoring.networks)} failed:{names}")
+    refuse_failures({each.name: each.problem for each in scoring.failed}, len(scoring.networks))
 
 
 @app.command()
@@ -237,28 +238,26 @@ def pies(
     size = size or SIZE
     wanted = parse_conditions(degradations)
     sources = expand_inputs(images)
-    synthetic = [each.degradation for each in wanted if each.degradation is not None]
-    folders = {each.name: each.folder for each in wanted if each.folder is not None}
+    if all(each.degradation is None for each in wanted):
+        raise UsageError(f"{degradations} names no degradation of the pictures")
+    wanted.sort(key=lambda each: each.degradation is None)  # those of other pictures come last
     for each in real or ():
         name, equals, folder = each.partition("=")
-        if not (name and equals and folder) or name in folders:
+        taken = any(other.name == name for other in wanted if other.folder is not None)
+        if not (name and equals and folder) or taken:
             raise UsageError(f"--real {each!r} is no new NAME=FOLDER")
-        folders[name] = Path(folder)
-    check_target(output, [*(each.name for each in synthetic), *folders], overwrite=overwrite)
+        wanted.append(Wanted(name, None, Path(folder)))
+    check_target(output, [each.name for each in wanted], overwrite=overwrite)
     with progress_bar("pictures", len(sources)) as progress:
-        sets = make_sets(
+        sets = make_wanted(
+            wanted,
             sources,
-            synthetic,
             patches=patches,
             size=size,
             scale=scale,
             seed=seed,
             progress=progress,
         )
-    sets += [
-        read_patches(folder, name=name, side=size // scale, patches=patches, seed=seed)
-        for name, folder in folders.items()
-    ]
     write_pies(output, sets, manifest=describe_sources(sources, seed=seed), overwrite=overwrite)
     names = [each.name for each in sets]
     if json:
@@ -300,11 +299,16 @@ def sensitivity(
 ) -> None:
     """Show how the index of a network moves with patches, axes, layer, and size of patches."""
     find_model(model, scale=scale, white=white)
-    in_folder = is_folder_of_sets(degradations)
-    if sizes is None and in_folder:
-        sizes = str(read_pies(Path(degradations))[0].low.shape[1] * scale)
+    tried = _numbers("--patches", patches)
+    open_at = partial(
+        open_sets, degradations, images or (), reference=reference, scale=scale, seed=seed
+    )
+    in_folder: list[PatchSet] = []
+    if is_folder_of_sets(degradations):  # they have one size
+        in_folder, _ = open_at(patches=tried[-1])
+        sizes = sizes or str(in_folder[0].low.shape[1] * scale)
     variations = Variations(
-        patches=_numbers("--patches", patches),
+        patches=tried,
         dimensions=_numbers("--dimensions", dimensions),
         layers=tuple(each.strip() for each in layers.split(",") if each.strip()),
         sizes=_numbers("--sizes", sizes or f"{SIZE},{2 * SIZE}"),
@@ -321,15 +325,7 @@ def sensitivity(
     with progress_bar(model) as progress, redirect_stdout(sys.stderr):
         table = measure_sensitivity(
             opener,
-            lambda count, size: open_sets(
-                degradations,
-                images or (),
-                reference=reference,
-                patches=count,
-                size=None if in_folder else size,
-                scale=scale,
-                seed=seed,
-            )[0],
+            lambda count, size: in_folder or open_at(patches=count, size=size)[0],
             variations,
             reference=canonical_name(reference),
             scale=scale,

@@ -166,7 +166,8 @@ class Pair:
         self.paired = not (reference.ids and test.ids) or reference.ids == test.ids
         self.keep = keep
         self._banks = reference, test
-        self._axes = reference.axes(keep), test.axes(keep)
+        chosen = None if keep.all() else keep  # of all patches a bank finds its axes once
+        self._axes = reference.axes(chosen), test.axes(chosen)
 
     def compare(
         self,
@@ -180,12 +181,7 @@ class Pair:
         """Compare the sets; arguments, result and errors as for `srga`."""
         if dimensions is None:
             dimensions = default_dimensions(self.patches)
-        ours, theirs = self.scores(dimensions, basis)
-        if signs == "features":
-            ours, theirs = self._signed(ours, theirs, dimensions, basis)
-        center = center or ("mean" if basis == "own" else "zero")
-        reference = fit_ggd(ours, trim=trim, center=center)
-        test = fit_ggd(theirs, trim=trim, center=center)
+        reference, test = self._fits(dimensions, basis, trim, center, signs)
         divergence = kld_ggd(reference, test)
         value = srga_index(divergence)
         mean_shift = outside = None
@@ -204,6 +200,36 @@ class Pair:
             outside=outside,
             notes=tuple(self._notes(value, reference, test, dimensions, basis)),
         )
+
+    def index(self, dimensions: int, basis: Basis = "own") -> float:
+        """Return the index alone, which is infinite where the test set has none of the axes.
+
+        Args:
+            dimensions: Principal axes.
+            basis: As for `srga`.
+
+        Raises:
+            InputError: Fewer patches than axes.
+            UsageError: The axes of the reference are wanted, and the banks were not made together.
+        """
+        if basis == "reference" and not self.scores(dimensions, basis)[1].any():
+            return math.inf
+        return srga_index(kld_ggd(*self._fits(dimensions, basis)))
+
+    def _fits(
+        self,
+        dimensions: int,
+        basis: Basis,
+        trim: float | None = TRIM,
+        center: Center | None = None,
+        signs: Signs = "patches",
+    ) -> tuple[GeneralizedGaussian, GeneralizedGaussian]:
+        """The distributions of the reference and the test set."""
+        ours, theirs = self.scores(dimensions, basis)
+        if signs == "features":
+            ours, theirs = self._signed(ours, theirs, dimensions, basis)
+        center = center or ("mean" if basis == "own" else "zero")
+        return fit_ggd(ours, trim=trim, center=center), fit_ggd(theirs, trim=trim, center=center)
 
     def scores(
         self, dimensions: int, basis: Basis = "own"
@@ -263,18 +289,6 @@ class Pair:
         (values, vectors), _ = self._axes
         return cross @ vectors / np.sqrt(values)
 
-    def shared(self, dimensions: int) -> float:
-        """Return the index on the axes of the reference; infinite if the test set has none of them.
-
-        Raises:
-            InputError: Fewer patches than axes.
-            UsageError: The banks were not made together.
-        """
-        _, theirs = self.scores(dimensions, "reference")
-        if not theirs.any():
-            return math.inf
-        return self.compare(dimensions, basis="reference").value
-
     def _mean_shift(self) -> float | None:
         reference, test = self._banks
         # The distance is that of the means of all patches that did not diverge.
@@ -305,25 +319,30 @@ class Pair:
             notes.append(
                 f"the sets show different scenes: SRGA below about {NOISE_FLOOR:g} says nothing"
             )
-        for which, fitted in (("reference", reference), ("test", test)):
-            if fitted.saturated:
-                notes.append(
-                    f"the shape of the {which} set lies at an end of the grid ({fitted.alpha:.3f}):"
-                    " its scores are not distributed so"
-                )
+        notes += saturation_notes(reference, test)
         if math.isinf(value):
             notes.append("the divergence exceeds what numbers can hold")
         same = abs(math.log(test.sigma / reference.sigma)) < _ALIKE and (
             abs(test.alpha - reference.alpha) < _ALIKE
         )
         if basis == "own" and same and self._crossed:
-            shared = self.shared(dimensions)
+            shared = self.index(dimensions, "reference")
             if shared > value + _APART:
                 notes.append(
                     "the distributions coincide although the features differ "
                     f"({shared:.2f} on the axes of the reference)"
                 )
         return notes
+
+
+def saturation_notes(reference: GeneralizedGaussian, test: GeneralizedGaussian) -> list[str]:
+    """Return what is to be said of distributions whose shape was sought beyond the grid."""
+    return [
+        f"the shape of the {which} set lies at an end of the grid ({fitted.alpha:.3f}): its scores "
+        "are not distributed so"
+        for which, fitted in (("reference", reference), ("test", test))
+        if fitted.saturated
+    ]
 
 
 def _check_alike(reference: FeatureBank, test: FeatureBank) -> None:

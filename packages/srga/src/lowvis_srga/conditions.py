@@ -120,21 +120,62 @@ def open_sets(
     wanted = parse_conditions(conditions)
     if reference not in [each.name for each in wanted]:
         wanted.insert(0, _synthetic(reference))
-    sources: list[Source] = list(expand_inputs(images)) if images else _leaves(count, size, seed)
+    sources: list[Source] = []
+    if images:
+        sources = list(expand_inputs(images))
+    elif any(each.degradation is not None for each in wanted):
+        sources = _leaves(count, size, seed)
+    sets = make_wanted(
+        wanted, sources, patches=count, size=size, scale=scale, seed=seed, progress=progress
+    )
+    source = ", ".join(images) if images else f"pictures made by chance (dead leaves, seed {seed})"
+    return sets, source
+
+
+def make_wanted(
+    wanted: Sequence[Wanted],
+    sources: Sequence[Source],
+    *,
+    patches: int,
+    size: int,
+    scale: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[PatchSet]:
+    """Make or read each of the sets that are wanted, in their order.
+
+    Args:
+        wanted: What the sets are to hold.
+        sources: High-resolution pictures for those of a degradation.
+        patches: Patches of a set.
+        size: Height and width of a high-resolution patch.
+        scale: Factor between the resolutions.
+        seed: Of the choice of patches.
+        progress: Called with the pictures done and the pictures to be done.
+
+    Raises:
+        InputError: Pictures cannot be read, or are too few.
+        UsageError: The numbers do not fit together.
+    """
     synthetic = [each.degradation for each in wanted if each.degradation is not None]
     found: dict[str, PatchSet] = {}
     if synthetic:
         made = make_sets(
-            sources, synthetic, patches=count, size=size, scale=scale, seed=seed, progress=progress
+            sources,
+            synthetic,
+            patches=patches,
+            size=size,
+            scale=scale,
+            seed=seed,
+            progress=progress,
         )
         found = {each.name: each for each in made}
     for each in wanted:
         if each.folder is not None:
             found[each.name] = read_patches(
-                each.folder, name=each.name, side=size // scale, patches=count, seed=seed
+                each.folder, name=each.name, side=size // scale, patches=patches, seed=seed
             )
-    source = ", ".join(images) if images else f"pictures made by chance (dead leaves, seed {seed})"
-    return [found[each.name] for each in wanted], source
+    return [found[each.name] for each in wanted]
 
 
 def canonical_name(name: str) -> str:

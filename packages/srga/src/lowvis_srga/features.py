@@ -113,7 +113,9 @@ def open_tap(
         MissingExtraError: An ONNX model, and ONNX is not installed.
     """
     example = plain_picture(side)
-    found = find_model(model, scale=scale, white=white)
+    found = find_model(
+        model, scale=scale, white=white, accept_licence=accept_licence, offline=offline
+    )
     if isinstance(found, Path) and found.suffix == ".onnx":
         if device not in ("auto", "cpu"):
             raise UsageError(
@@ -125,12 +127,11 @@ def open_tap(
         return tap_script(
             found, layer=layer, scale=scale, white=white, device=chosen, example=example
         )
-    candidate = found(accept_licence=accept_licence, offline=offline)
-    if candidate.scale != scale:  # before weights are fetched in vain
-        raise _wrong_scale(candidate.title, candidate.scale, scale, side)
+    if found.scale != scale:  # before weights are fetched in vain
+        raise _wrong_scale(found.title, found.scale, scale, side)
     return tap_module(
-        candidate.open(),
-        name=candidate.title,
+        found.open(),
+        name=found.title,
         layer=layer,
         scale=scale,
         device=chosen,
@@ -138,20 +139,25 @@ def open_tap(
     )
 
 
-class _Find(Protocol):
-    def __call__(self, *, accept_licence: bool = False, offline: bool = False) -> Candidate: ...
-
-
-def find_model(model: str, *, scale: int = 4, white: float = 1.0) -> Path | _Find:
+def find_model(
+    model: str,
+    *,
+    scale: int = 4,
+    white: float = 1.0,
+    accept_licence: bool = False,
+    offline: bool = False,
+) -> Path | Candidate:
     """Find what a word names, without opening it.
 
     Args:
         model: As for `open_tap`.
         scale: As for `open_tap`.
         white: As for `open_tap`.
+        accept_licence: As for `open_tap`.
+        offline: As for `open_tap`.
 
     Returns:
-        The file of an ONNX model or of TorchScript, or what makes a candidate of a network.
+        The file of an ONNX model or of TorchScript, or a network that is not built yet.
 
     Raises:
         UsageError: There is no such network, or white is something else.
@@ -164,9 +170,14 @@ def find_model(model: str, *, scale: int = 4, white: float = 1.0) -> Path | _Fin
             raise InputError(f"{path}: no such file")
         _check_white(white)
         return path
-    find = partial(find_candidate, model, scale=scale, white=white, task=None)
-    find()  # says whether there is one, and builds nothing
-    return find
+    return find_candidate(
+        model,
+        scale=scale,
+        white=white,
+        accept_licence=accept_licence,
+        offline=offline,
+        task=None,
+    )
 
 
 def tap_module(

@@ -13,8 +13,9 @@ import numpy as np
 from lowvis_shared.errors import InputError, MissingExtraError, UsageError
 from numpy.typing import NDArray
 
-from lowvis_srga.comparison import DIMENSIONS, PATCHES, Comparison
+from lowvis_srga.comparison import DIMENSIONS, PATCHES, Comparison, saturation_notes
 from lowvis_srga.statistics import fit_ggd, kld_ggd, srga_index
+from lowvis_srga.storage import read_header
 
 Features = NDArray[Any] | str | os.PathLike[str]
 """Features (n, p), further axes are flattened; or the path of a file ``*.npy`` that holds them."""
@@ -78,12 +79,7 @@ def official_srga(
         basis="own",
         mean_shift=None,
         outside=None,
-        notes=tuple(
-            f"the shape of the {which} set lies at an end of the grid ({fitted.alpha:.3f}): its "
-            "scores are not distributed so"
-            for which, fitted in zip(("reference", "test"), fits, strict=True)
-            if fitted.saturated
-        ),
+        notes=tuple(saturation_notes(*fits)),
     )
 
 
@@ -93,6 +89,7 @@ def _open(features: Features, rows: int) -> NDArray[Any]:
     if not isinstance(features, np.ndarray):
         path = Path(features)
         where = f"{path}: "
+        read_header(path)
         try:
             features = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:

@@ -150,7 +150,6 @@ def make_sets(
     size: int = 128,
     scale: int = 4,
     seed: int = 0,
-    noise_seed: int = NOISE_SEED,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[PatchSet]:
     """Make one set for each degradation, all of the same patches.
@@ -161,8 +160,7 @@ def make_sets(
         patches: Patches in a set.
         size: Rows and columns of a high-resolution patch; divides by ``scale``.
         scale: Factor by which the patches are reduced; 1 for networks that keep the size.
-        seed: Of the choice of patches.
-        noise_seed: Of the noise; it begins anew with each set.
+        seed: Of the choice of patches; the noise has a seed of its own, the same for each set.
         progress: Called with the pictures done and the pictures to be done.
 
     Raises:
@@ -185,7 +183,7 @@ def make_sets(
         each: np.empty((patches, size // scale, size // scale, 3), np.uint8)
         for each in degradations
     }
-    noise = {each: np.random.default_rng(noise_seed) for each in degradations}
+    noise = {each: np.random.default_rng(NOISE_SEED) for each in degradations}
     blurs = {each.blur for each in degradations}
 
     used = [index for index, cells in enumerate(selection.cells) if cells]

@@ -37,9 +37,7 @@ _FAMILIES: tuple[Family, ...] = ("clean", "blur", "noise", "jpeg", "mixture", "r
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
 
-def describe_sources(
-    sources: Sequence[Source], *, seed: int, noise_seed: int = NOISE_SEED
-) -> dict[str, Any]:
+def describe_sources(sources: Sequence[Source], *, seed: int) -> dict[str, Any]:
     """Return what the manifest says about where patches come from, for `write_pies`.
 
     Raises:
@@ -47,7 +45,7 @@ def describe_sources(
     """
     return {
         "seed": seed,
-        "noise_seed": noise_seed,
+        "noise_seed": NOISE_SEED,
         "sources": [
             {"name": name, "pixels_sha256": pixels_sha256(source[1])}
             if isinstance(source, tuple)

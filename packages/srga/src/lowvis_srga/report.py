@@ -28,8 +28,10 @@ _CSV_COLUMNS = (
 
 _CHECK_PATCHES = 300  # of the check figures that plots show
 
-_NO_PLOT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 560 60">
-<text x="20" y="36" font-family="system-ui, sans-serif">no degradation has several degrees</text>
+_NO_PLOT = "no degradation has several degrees"
+
+_EMPTY_SVG = f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 560 60">
+<text x="20" y="36" font-family="system-ui, sans-serif">{_NO_PLOT}</text>
 </svg>
 """
 
@@ -149,7 +151,7 @@ def as_json(scoring: Scoring) -> str:
 
 def as_html(scoring: Scoring) -> str:
     """Write a scoring as one page: tables, curves over the degree, and curves over the axes."""
-    plots = [plot for family in _AXES if (plot := plot_family(scoring, family))]
+    plots = _family_plots(scoring)
     parts = [
         f"<p>{html.escape(settings(scoring))}</p>",
         _html_table(*as_rows(scoring)),
@@ -157,9 +159,7 @@ def as_html(scoring: Scoring) -> str:
         *(f"<li>{html.escape(each)}</li>" for each in remarks(scoring)),
         "</ul>",
         "<h2>Over the degree</h2>",
-        '<div class="plots">',
-        *(f"<figure>{plot}</figure>" for plot in plots),
-        "</div>",
+        _html_plots(plots) or f"<p>{_NO_PLOT}</p>",
     ]
     if any("stroke-dasharray" in plot for plot in plots):
         parts.append(
@@ -172,9 +172,19 @@ def as_html(scoring: Scoring) -> str:
             parts += [
                 f"<h2>{html.escape(network.name)}, {html.escape(network.layer)}</h2>",
                 _html_table(*details(network)),
-                f'<div class="plots"><figure>{plot_axes(network)}</figure></div>',
+                _html_plots([plot for plot in [plot_axes(network)] if plot]),
             ]
     return page("Generalization of super-resolution networks (SRGA)", "\n".join(parts))
+
+
+def _html_plots(plots: Sequence[str]) -> str:
+    figures = "\n".join(f"<figure>{plot}</figure>" for plot in plots)
+    return f'<div class="plots">\n{figures}\n</div>' if plots else ""
+
+
+def _family_plots(scoring: Scoring) -> list[str]:
+    """The plots of all degradations of several degrees."""
+    return [plot for family in _AXES if (plot := plot_family(scoring, family))]
 
 
 def plot_family(scoring: Scoring, family: str) -> str:
@@ -208,9 +218,9 @@ def plot_family(scoring: Scoring, family: str) -> str:
 
 def as_svg(scoring: Scoring) -> str:
     """Write the curves over the degrees of all degradations as one picture, side by side."""
-    plots = [plot for family in _AXES if (plot := plot_family(scoring, family))]
+    plots = _family_plots(scoring)
     if not plots:
-        return _NO_PLOT
+        return _EMPTY_SVG
     boxes = [[float(each) for each in _BOX.findall(plot)[0].split()] for plot in plots]
     height = max(box[3] for box in boxes)
     across = itertools.accumulate((box[2] for box in boxes), initial=0.0)

@@ -497,7 +497,9 @@ def _interval(value: float, draws: NDArray[np.float64]) -> tuple[float, float]:
 
 def _curve(pair: Pair, dimensions: int) -> tuple[CurvePoint, ...]:
     chosen = sorted({dimensions, *(each for each in _CURVE if each < pair.patches)})
-    return tuple(CurvePoint(each, pair.compare(each).value, pair.shared(each)) for each in chosen)
+    return tuple(
+        CurvePoint(each, pair.index(each), pair.index(each, "reference")) for each in chosen
+    )
 
 
 def course(scores: Sequence[SetScore], family: str) -> list[SetScore]:

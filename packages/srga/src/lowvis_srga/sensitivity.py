@@ -205,4 +205,4 @@ class _Banks:
         if (not self._drop and diverged[subset].any()) or (subset & ~diverged).sum() < 2:
             return None
         pair = Pair(self._reference, test, drop_diverged=self._drop, subset=subset)
-        return pair.compare(min(dimensions, pair.patches)).value
+        return pair.index(min(dimensions, pair.patches))

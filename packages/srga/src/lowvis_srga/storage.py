@@ -131,7 +131,7 @@ class _Spool:
         return torch.from_numpy(values)
 
 
-def _read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Return shape, order, type and the place of the first value of a ``.npy`` file."""
     try:
         with path.open("rb") as file:
@@ -149,7 +149,7 @@ class NpyFile:
     """A feature file, of which one block of columns at a time is read."""
 
     def __init__(self, path: Path, rows: int | None) -> None:
-        shape, in_fortran_order, dtype, offset = _read_header(path)
+        shape, in_fortran_order, dtype, offset = read_header(path)
         if dtype.kind != "f" or len(shape) < 2 or math.prod(shape) == 0:
             raise InputError(f"{path}: holds no floating-point array of (patches, features)")
         if in_fortran_order:
