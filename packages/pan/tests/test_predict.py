@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from lowvis_pan.model import PAN, PANConfig
-from lowvis_pan.predict import Upscaler, bicubic_upscale, upscale
+from lowvis_pan.predict import Upscaler, upscale
 from lowvis_pan.weights import load_weights
+from lowvis_shared.canvas import bicubic_upscale
 from lowvis_shared.checkpoint import save_weights_file
 from lowvis_shared.errors import DeviceError, InputError, UsageError, WeightsError
 from lowvis_shared.images import Picture, comparison, to_array, to_tensor

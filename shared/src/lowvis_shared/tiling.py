@@ -310,13 +310,20 @@ def _run_tile_or_reason(
     try:
         return _run_tile(function, image, tile, scale)
     except (RuntimeError, MemoryError) as error:
-        # The allocators of the CPU and of MPS raise a plain RuntimeError.
-        phrases = ("not enough memory", "can't allocate memory", "out of memory")
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-            phrase in str(error) for phrase in phrases
-        ):
-            return next(iter(str(error).splitlines()), type(error).__name__)
+        if reason := out_of_memory(error):
+            return reason
         raise
+
+
+def out_of_memory(error: Exception) -> str:
+    """Return what a device said when its memory ran out; empty for an error of another kind."""
+    # The allocators of the CPU and of MPS raise a plain RuntimeError.
+    phrases = ("not enough memory", "can't allocate memory", "out of memory")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        phrase in str(error) for phrase in phrases
+    ):
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return ""
 
 
 def _run_tile(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
+from lowvis_shared.canvas import bicubic_upscale
 from lowvis_shared.cli import (
     AcceptLicenceOption,
     AllowTruncatedOption,
@@ -53,7 +54,7 @@ from lowvis_pan.export import SUFFIXES, convert
 from lowvis_pan.export import export as export_network
 from lowvis_pan.fast import Backend
 from lowvis_pan.model import PAN, SCALES, PANConfig
-from lowvis_pan.predict import Upscaler, bicubic_upscale
+from lowvis_pan.predict import Upscaler
 from lowvis_pan.reproduce import MEASURERS
 from lowvis_pan.weights import OFFICIAL, load_weights, own_file, resolve_weights
 

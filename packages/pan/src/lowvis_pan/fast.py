@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from lowvis_shared.device import exact_float32
 from lowvis_shared.errors import DeviceError, MissingExtraError, UsageError
+from lowvis_shared.rewrite import block_convolution, with_values
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -86,7 +87,7 @@ class Body(nn.Module):
                 )
             )
         self.last = nn.Sequential(
-            _block_convolution(network.conv_last, factors[-1]), nn.PixelShuffle(factors[-1])
+            block_convolution(network.conv_last, factors[-1]), nn.PixelShuffle(factors[-1])
         )
         for module in self.modules():
             if isinstance(module, nn.LeakyReLU):
@@ -359,31 +360,4 @@ def _upsampling_convolution(convolution: nn.Conv2d, factor: int) -> nn.ConvTrans
     layer = nn.ConvTranspose2d(
         convolution.in_channels, convolution.out_channels, factor + 2, stride=factor, padding=1
     )
-    return cast("nn.ConvTranspose2d", _with_values(layer, kernel, convolution))
-
-
-def _block_convolution(convolution: nn.Conv2d, block: int) -> nn.Conv2d:
-    """Return a padded 3x3 convolution that computes blocks of pixels as channels.
-
-    The map's height and width must be multiples of ``block``; a pixel shuffle by ``block`` gives
-    what the convolution gives.
-    """
-    weight = convolution.weight.detach()
-    outputs, inputs = weight.shape[:2]
-    kernel = weight.new_zeros(outputs, block, block, inputs, block + 2, block + 2)
-    for row in range(block):
-        for column in range(block):
-            kernel[:, row, column, :, row : row + 3, column : column + 3] = weight
-    layer = nn.Conv2d(inputs, outputs * block**2, block + 2, stride=block, padding=1)
-    return cast("nn.Conv2d", _with_values(layer, kernel.flatten(0, 2), convolution))
-
-
-def _with_values(layer: nn.Module, kernel: Tensor, origin: nn.Conv2d) -> nn.Module:
-    """Give a layer its kernel and the bias of the layer it stands for, once per output."""
-    if origin.bias is None:
-        raise UsageError("the convolution to rewrite has no bias")
-    outputs = kernel.shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0]
-    bias = origin.bias.detach().repeat_interleave(outputs // origin.out_channels)
-    layer.weight = nn.Parameter(kernel.to(origin.weight), requires_grad=False)
-    layer.bias = nn.Parameter(bias, requires_grad=False)
-    return layer
+    return with_values(layer, kernel, convolution)

@@ -2,16 +2,16 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import numpy as np
 import torch
-from lowvis_shared.device import Precision, available_memory, choose_device, choose_precision
+from lowvis_shared.canvas import Canvas
+from lowvis_shared.device import Precision, choose_device, choose_precision
 from lowvis_shared.errors import InputError
-from lowvis_shared.images import Picture, quantize, to_array, to_tensor
-from lowvis_shared.resize import imresize, imresize_tensor
+from lowvis_shared.images import Picture, to_tensor
+from lowvis_shared.resize import imresize_tensor
 from lowvis_shared.tiling import plan_tiles, stream_tiled
 from numpy.typing import NDArray
 from torch import Tensor
@@ -152,7 +152,7 @@ class Upscaler:
 
     def run(self, picture: Picture, *, progress: Progress | None = None) -> tuple[Picture, Report]:
         """Upscale a picture as a call does, and return with it what happened."""
-        output = self._empty_output(picture)
+        canvas = Canvas(picture, self.scale)
         dtype = self._choose_dtype(picture.bit_depth)
         counts = {"tiles": 0, "attenuated": 0}
 
@@ -162,17 +162,10 @@ class Upscaler:
             counts["attenuated"] += attenuated
             return result
 
-        def write(rows: slice, columns: slice, pixels: Tensor) -> None:
-            values = to_array(pixels)
-            if picture.gray:
-                # The weights of luma, as in files that are gray; the three channels stay equal.
-                values = (values @ np.array([0.299, 0.587, 0.114], np.float32))[..., np.newaxis]
-            output[rows, columns] = quantize(np.clip(values, 0, 1), output.dtype)
-
         stream_tiled(
             run_tile,
             to_tensor(picture),
-            write,
+            canvas.write,
             scale=self.scale,
             tile=self.tile,
             halo=self.halo,
@@ -186,9 +179,8 @@ class Upscaler:
                 counts["attenuated"],
                 counts["tiles"],
             )
-        alpha = None if picture.alpha is None else _clipped_resize(picture.alpha, self.scale)
         report = Report(self._engine(dtype).engine.name, counts["tiles"], counts["attenuated"])
-        return replace(picture, pixels=output, alpha=alpha), report
+        return canvas.picture(), report
 
     def _run_tile(self, window: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
         """Return the result (1, 3, H*scale, W*scale) and whether the guard stepped in."""
@@ -253,19 +245,6 @@ class Upscaler:
             budget = min(int(free * _GPU_SHARE), largest * each)
         return max(budget // each, (4 * self.halo) ** 2)
 
-    def _empty_output(self, picture: Picture) -> NDArray[Any]:
-        """Reserve the result, unless it would not fit into memory with the file made of it."""
-        shape = (picture.height * self.scale, picture.width * self.scale, 3)
-        needed = 2 * 4 * shape[0] * shape[1] * picture.pixels.dtype.itemsize  # twice RGB and alpha
-        available = available_memory()
-        if available is not None and needed > available:
-            raise InputError(
-                f"the result of {shape[1]}x{shape[0]} pixels takes {needed / 2**30:.1f} GiB, and "
-                f"{available / 2**30:.1f} GiB are free",
-                hint="cut the picture into parts, or take a smaller scale",
-            )
-        return np.empty(shape, picture.pixels.dtype)
-
 
 def upscale(
     image: Picture | NDArray[Any],
@@ -278,12 +257,6 @@ def upscale(
     return Upscaler(scale, weights=weights, device=device)(image)
 
 
-def bicubic_upscale(picture: Picture, scale: int) -> Picture:
-    """Upscale a picture, alpha included, with MATLAB's bicubic ``imresize``: the baseline."""
-    alpha = None if picture.alpha is None else _clipped_resize(picture.alpha, scale)
-    return replace(picture, pixels=_clipped_resize(picture.pixels, scale), alpha=alpha)
-
-
 def _turned(image: Tensor, turn: int) -> Tensor:
     """Return one of the eight flips and rotations of a square: bit 2 mirrors, bits 0, 1 rotate."""
     if turn & 4:
@@ -294,8 +267,3 @@ def _turned(image: Tensor, turn: int) -> Tensor:
 def _turned_back(image: Tensor, turn: int) -> Tensor:
     image = torch.rot90(image, -(turn & 3), (2, 3))
     return image.flip(3) if turn & 4 else image
-
-
-def _clipped_resize(alpha: NDArray[Any], scale: int) -> NDArray[Any]:
-    resized = imresize(alpha, scale=scale)
-    return np.clip(resized, 0, 1) if resized.dtype.kind == "f" else resized
