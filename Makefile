@@ -41,6 +41,7 @@ bench: setup  ## measure the speed of every package against the plain design
 	$(RUN) python benchmarks/csrnet_speed.py
 	$(RUN) python benchmarks/srga_speed.py
 	$(RUN) python benchmarks/srga_sensitivity.py
+	$(RUN) python benchmarks/classsr_speed.py
 
 wheels: setup  ## build the wheel of every package into dist/
 	$(UV) build --all-packages --wheel --quiet

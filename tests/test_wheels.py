@@ -233,12 +233,28 @@ def test_srga_scores_a_network_of_the_user_offline_from_its_wheel(
     assert read_image(tmp_path / "sets" / "blur2" / "0001.png").pixels.shape == (8, 8, 3)
 
 
+def test_classsr_upscales_offline_from_its_wheel(
+    clean: Callable[[str], Path], tmp_path: Path
+) -> None:
+    environment = clean("classsr")
+    write_image(Picture(photo(70, 90)), tmp_path / "photo.png")
+    flags = ("-O", "-W", "error")
+    arguments = ["upscale", "photo.png", "-o", "large.png", "--map", "map.png", "--path", "routed"]
+    result = run(environment, command("classsr"), *arguments, cwd=tmp_path, flags=flags)
+    assert result.returncode == 0, result.stderr
+    assert read_image(tmp_path / "large.png").pixels.shape == (280, 360, 3)
+    assert read_image(tmp_path / "map.png").pixels.shape == (70, 90, 3)
+
+
 def test_missing_extra_is_named(clean: Callable[[str], Path], tmp_path: Path) -> None:
     environment = clean("pan")
     write_image(Picture(photo(24, 32)), tmp_path / "photo.png")
     trained = run(clean("aim2020"), command("aim2020"), "train", "photos=.", cwd=tmp_path)
     assert trained.returncode == 69
     assert "pip install 'lowvis-aim2020[train]'" in trained.stderr
+    trained = run(clean("classsr"), command("classsr"), "train", "photos=.", cwd=tmp_path)
+    assert trained.returncode == 69
+    assert "pip install 'lowvis-classsr[train]'" in trained.stderr
     np.save(tmp_path / "features.npy", np.eye(4, dtype=np.float32))
     compare = ["compare", "features.npy", "features.npy", "--dimensions", "2", "--official"]
     compared = run(clean("srga"), command("srga"), *compare, cwd=tmp_path)

@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowvis_shared.errors import DeviceError, UsageError
-from lowvis_shared.tiling import Tile, minimum_tile, plan_tiles, run_tiled, stream_tiled
+from lowvis_shared.tiling import (
+    Tile,
+    minimum_tile,
+    out_of_memory,
+    plan_tiles,
+    run_tiled,
+    stream_tiled,
+)
 from torch import Tensor, nn
 
 
@@ -368,3 +375,23 @@ def test_memory_too_small_for_the_smallest_tile_is_a_device_error() -> None:
     assert smallest == [64 + 2, 32 + 2, 16 + 2]
     assert caught.value.hint is not None
     assert "--tile" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"), "CUDA out of memory."),
+        (RuntimeError("MPS backend out of memory (9 GB)"), "MPS backend out of memory (9 GB)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "can't allocate"),
+        (MemoryError(), "MemoryError"),
+        (RuntimeError("the cable is loose"), ""),
+        (ValueError(), ""),
+    ],
+)
+def test_what_memory_that_ran_out_says_is_told_from_other_errors(
+    error: Exception, said: str
+) -> None:
+    found = out_of_memory(error)
+    assert said in found
+    assert bool(found) == bool(said)
+    assert "\n" not in found

@@ -1,0 +1,1 @@
+"""Hydra configurations of `lowvis-classsr train`."""

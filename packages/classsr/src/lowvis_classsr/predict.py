@@ -1,0 +1,454 @@
+"""Picture in, picture out: the only place with pre- and post-processing around the network."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from lowvis_shared.canvas import Canvas
+from lowvis_shared.device import Precision, choose_device, choose_precision, exact_float32
+from lowvis_shared.errors import DeviceError, InputError, UsageError, WeightsError
+from lowvis_shared.images import Picture, to_tensor
+from lowvis_shared.tiling import Tile, out_of_memory, plan_tiles, stream_tiled
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lowvis_classsr.cost import branch_costs, classifier_cost
+from lowvis_classsr.fast import FastBranch
+from lowvis_classsr.model import BLOCK, PATCH
+from lowvis_classsr.router import (
+    Layout,
+    Logits,
+    Route,
+    check_largest,
+    choose_classes,
+    classifier_logits,
+    edge_logits,
+    fit_penalty,
+    plan_routes,
+)
+from lowvis_classsr.weights import Loaded, open_weights
+
+logger = logging.getLogger("lowvis")
+
+Progress = Callable[[int, int], None]
+"""Called with the input pixels done and their total."""
+
+Router = Literal["classifier", "edges"]
+"""Who judges the cells: the Class-Module, or the strength of edges (a baseline)."""
+
+Way = Literal["auto", "routed", "whole"]
+"""Cell by cell, or the original network everywhere; ``auto`` is what is measured to be faster."""
+
+HALO = 4
+"""Pixels of true context around a routed tile.
+
+The networks look further (7, 21, 35 pixels and, in RCAN, everywhere), but hardly weigh what is
+there: with 4 pixels a tenth of a percent of the values moves by more than a step of 8 bits.
+"""
+
+_WHOLE_HALO = 12
+"""Most pixels of context around a tile of a picture that the original network upscales alone.
+
+What is further away moves no value by a hundredth of a step of 8 bits.
+"""
+
+_LARGEST = {"cpu": 128, "cuda": 256}
+"""Largest side of a routed tile in pixels, when nothing else is asked for: see `_BATCH_PIXELS`."""
+
+_BATCH_PIXELS = {"cpu": 8_192, "cuda": 262_144}
+"""Input pixels of one call of a branch: what fits into a processor's cache, or fills a GPU."""
+
+_WHOLE_PIXELS = 131_072
+"""Input pixels of one tile when the original network upscales the whole picture."""
+
+_WORTH_MEASURING = 20_000
+"""Input pixels from which on it is measured whether routing or half precision gains time."""
+
+_PROBE = 72
+"""Side of the windows on which that is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What happened while a picture was upscaled.
+
+    Attributes:
+        path: ``routed``, or ``whole``: the original network everywhere.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        shares: Share of the picture that each branch upscaled, simple to hard.
+        macs: Multiply-accumulates, context and judging included.
+        full_macs: Those of the original network on the whole picture.
+        paper_share: The paper's figure: the mean cost of a tile over the cost of a hard one,
+            context and judging left out, transposed convolutions as the paper counts them.
+        seconds: Time of it all.
+        routes: Which branch upscaled what; empty for ``whole``.
+    """
+
+    path: str
+    precision: str
+    shares: tuple[float, ...]
+    macs: float
+    full_macs: float
+    paper_share: float
+    seconds: float
+    routes: tuple[Route, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Multiply-accumulates as a share of the original network's."""
+        return self.macs / self.full_macs
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        names = _class_names(len(self.shares))
+        parts = ", ".join(
+            f"{share:.0%} {name}" for share, name in zip(self.shares, names, strict=True)
+        )
+        how = "the whole picture by the original network" if self.path == "whole" else parts
+        return (
+            f"{how}; {self.macs / 1e9:.1f} GMAC, {self.share:.0%} of the original network's "
+            f"(as the paper counts: {self.paper_share:.0%}); {self.seconds:.2f} s in "
+            f"{self.precision}"
+        )
+
+
+def _patch_side(weights: Loaded) -> int:
+    """Return the side of the patches that the Class-Module was trained on."""
+    stated = weights.metadata.get("patch", str(PATCH))
+    if not stated.isdecimal() or not int(stated) or int(stated) % BLOCK:
+        raise WeightsError(f"{weights.path} tells of patches of '{stated}' pixels")
+    return int(stated)
+
+
+def _class_names(classes: int) -> Sequence[str]:
+    if classes == 3:
+        return "simple", "medium", "hard"
+    return [f"class {index + 1}" for index in range(classes)]
+
+
+class Upscaler:
+    """Upscales pictures with ClassSR; opening one takes a moment, so keep it for many pictures.
+
+    Args:
+        network: ``fsrcnn``, of which there are weights in the package. With a file of weights it is
+            the file that says what network it is.
+        weights: ``own``, or the path of a file.
+        budget: Share of the original network's multiply-accumulates that a picture may take,
+            context and judging included. Left out, every cell gets the branch of its class.
+        router: ``classifier``, or ``edges``.
+        path: ``routed``, ``whole`` (the original network everywhere), or ``auto``: what is measured
+            to be faster on this machine; with a budget always routed.
+        tile: Largest side of a tile in input pixels, or ``auto``.
+        device: Name of the device, as ``choose_device`` takes it.
+        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: what is measured to be faster, but
+            float32 for pictures of more than 8 bits.
+
+    Raises:
+        UsageError: An option makes no sense.
+        WeightsError: The weights are missing, damaged, or of another network.
+        DeviceError: There is no such device, or it does not know the precision.
+    """
+
+    def __init__(
+        self,
+        network: str = "fsrcnn",
+        *,
+        weights: str | Path = "own",
+        budget: float | None = None,
+        router: Router = "classifier",
+        path: Way = "auto",
+        tile: int | Literal["auto"] = "auto",
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        for name, value, known in (
+            ("router", router, ("classifier", "edges")),
+            ("path", path, ("auto", "routed", "whole")),
+        ):
+            if value not in known:
+                raise UsageError(f"there is no {name} '{value}'", hint=", ".join(known))
+        if budget is not None and not 0 <= budget <= 1:
+            raise UsageError(f"the budget is {budget}; it is a share between 0 and 1")
+        if budget is not None and path == "whole":
+            raise UsageError("the whole picture by the original network has no budget")
+        self.weights = open_weights(weights, network)
+        self.network = self.weights.network
+        thresholds = self.network.config.classes - 1
+        if router == "edges" and len(self.weights.edge_thresholds) != thresholds:
+            raise UsageError(
+                f"{self.weights.path} says nothing of edges", hint="--router classifier"
+            )
+        self.scale = self.network.config.scale
+        self.cell = _patch_side(self.weights)
+        self.device = choose_device(device)
+        kind = "cpu" if self.device.type == "cpu" else "cuda"
+        self._batch_pixels = _BATCH_PIXELS[kind]
+        largest = max(_LARGEST[kind], self.cell) if tile == "auto" else tile
+        self.largest = check_largest(largest, self.cell)
+        self.budget, self.router = budget, router
+        # A budget of all there is buys the best there is.
+        self.path: Way = "whole" if budget == 1 else path
+        self.precision: Precision = precision
+        choose_precision(precision, self.device)  # what is impossible is said now
+        self._costs = [each.macs for each in branch_costs(self.network.config)]
+        self._classifier = self.network.classifier.to(self.device)
+        self._branches: dict[torch.dtype, list[FastBranch]] = {}
+        self._rates: dict[torch.dtype, _Rates] = {}
+
+    @overload
+    def __call__(self, image: Picture, *, progress: Progress | None = None) -> Picture: ...
+    @overload
+    def __call__(
+        self, image: NDArray[Any], *, progress: Progress | None = None
+    ) -> NDArray[Any]: ...
+    def __call__(
+        self, image: Picture | NDArray[Any], *, progress: Progress | None = None
+    ) -> Picture | NDArray[Any]:
+        """Upscale a picture.
+
+        Args:
+            image: A ``Picture``, or an RGB array (H, W, 3) of uint8, uint16, or float32 in 0..1.
+            progress: Called after each piece.
+
+        Returns:
+            The same kind, (H*scale, W*scale): bit depth, color profile and metadata stay, gray
+            stays gray, and alpha is upscaled apart by bicubic interpolation.
+
+        Raises:
+            InputError: The picture is of another kind, the result would not fit into memory, or
+                the network gives values that are not finite.
+            DeviceError: Not even the smallest piece fits into memory.
+        """
+        if isinstance(image, Picture):
+            return self.run(image, progress=progress)[0]
+        if image.dtype.kind == "f" and not 0 <= image.min() <= image.max() <= 1:
+            logger.warning("values outside 0..1 are clipped")  # files: said where they are read
+        return self.run(Picture(image), progress=progress)[0].pixels
+
+    @torch.inference_mode()
+    def run(self, picture: Picture, *, progress: Progress | None = None) -> tuple[Picture, Report]:
+        """Upscale a picture as a call does, and return with it what happened."""
+        start = time.perf_counter()
+        canvas = Canvas(picture, self.scale)  # first: it refuses what is too large
+        image = to_tensor(picture)
+        height, width = picture.height, picture.width
+        routes, macs = self.plan(image)
+        dtype = self._choose_dtype(picture)
+        whole = self._whole_is_better(routes, image, dtype)
+        costs = branch_costs(self.network.config)
+        full = costs[-1].macs * height * width
+        if whole:
+            areas = np.eye(len(costs))[-1]
+            self._run_whole(image, canvas, dtype, progress)
+            macs = self._costs[-1] * _computed(height, width, self._whole_halo())
+        else:
+            areas = np.zeros(len(costs))
+            for route in routes:
+                areas[route.index] += np.prod(route.tile.core_size)
+            areas = areas / areas.sum()
+            self._run_routes(image, routes, canvas, dtype, progress)
+        if self.router == "classifier" and self.path != "whole":
+            macs += classifier_cost(len(costs)) * height * width
+        paper = np.array([each.paper_macs for each in costs])
+        report = Report(
+            path="whole" if whole else "routed",
+            precision=_NAMES[dtype],
+            shares=tuple(float(each) for each in areas),
+            macs=macs,
+            full_macs=full,
+            paper_share=float(areas @ paper / paper[-1]),
+            seconds=time.perf_counter() - start,
+            routes=() if whole else tuple(routes),
+        )
+        return canvas.picture(), report
+
+    def plan(self, image: Tensor) -> tuple[list[Route], float]:
+        """Judge a picture (1, 3, H, W) and plan its routes; returns them and their MACs."""
+        height, width = image.shape[2:]
+        layout = Layout(height=height, width=width, cell=self.cell, largest=self.largest, halo=HALO)
+        if self.path == "whole":
+            return [], 0.0
+        logits = self._judge(image)
+        penalty = most = 0.0
+        if self.budget is not None:
+            most = self.budget * self._costs[-1] * height * width
+            if self.router == "classifier":
+                most -= classifier_cost(len(self._costs)) * height * width
+            penalty = fit_penalty(logits, layout, self._costs, most)
+        if penalty != np.inf:
+            classes = choose_classes(logits, self._costs, penalty)
+            return plan_routes(classes, layout, self._costs)
+        routes, macs = plan_routes(np.zeros(logits.shape[:2], np.int64), layout, self._costs)
+        logger.warning(
+            "the simplest branch everywhere costs %.0f %% of the original network, more than the "
+            "budget",
+            100 * (macs - most) / (self._costs[-1] * height * width) + 100 * (self.budget or 0),
+        )
+        return routes, macs
+
+    def _judge(self, image: Tensor) -> Logits:
+        if self.router == "edges":
+            return edge_logits(image, self.weights.edge_thresholds, self.cell)
+        with exact_float32():
+            return classifier_logits(self._classifier, image.to(self.device), self.cell)
+
+    def _whole_halo(self) -> int:
+        radius = self.network.branches[-1].receptive_radius
+        return _WHOLE_HALO if radius is None else min(radius, _WHOLE_HALO)
+
+    def _run_whole(
+        self, image: Tensor, canvas: Canvas, dtype: torch.dtype, progress: Progress | None
+    ) -> None:
+        branch = self._fast(dtype)[-1]
+        stream_tiled(
+            lambda window: self._run_branch(branch, window),
+            image,
+            canvas.write,
+            scale=self.scale,
+            tile=None,
+            halo=self._whole_halo(),
+            max_pixels=_WHOLE_PIXELS,
+            progress=progress,
+        )
+
+    def _run_routes(
+        self,
+        image: Tensor,
+        routes: Sequence[Route],
+        canvas: Canvas,
+        dtype: torch.dtype,
+        progress: Progress | None,
+    ) -> None:
+        """Run the windows of one branch and size together, as many as a call is to have."""
+        groups: dict[tuple[int, int, int], list[Tile]] = defaultdict(list)
+        for route in routes:
+            window = image[0, 0, route.tile.rows, route.tile.columns].shape
+            groups[route.index, window[0], window[1]].append(route.tile)
+        done, total = 0, image.shape[2] * image.shape[3]
+        for (index, height, width), tiles in groups.items():
+            branch = self._fast(dtype)[index]
+            count = max(1, self._batch_pixels // (height * width))
+            while tiles:
+                batch = tiles[:count]
+                windows = torch.cat([image[:, :, each.rows, each.columns] for each in batch])
+                outputs = self._run_or_reason(branch, windows)
+                if isinstance(outputs, str):
+                    if count == 1:
+                        raise DeviceError(
+                            f"out of memory for the {batch[0]}: {outputs}",
+                            hint=f"a --tile below {self.largest}, or another --device",
+                        )
+                    count //= 2
+                    logger.warning("out of memory; going on with %d tiles at once", count)
+                    continue
+                tiles = tiles[count:]
+                for tile, output in zip(batch, outputs.split(1), strict=True):
+                    self._write(canvas, tile, output)
+                    done += int(np.prod(tile.core_size))
+                if progress is not None:
+                    progress(done, total)
+
+    def _write(self, canvas: Canvas, tile: Tile, output: Tensor) -> None:
+        scale = self.scale
+        top = (tile.core_rows.start - tile.rows.start) * scale
+        left = (tile.core_columns.start - tile.columns.start) * scale
+        height, width = (each * scale for each in tile.core_size)
+        canvas.write(
+            slice(tile.core_rows.start * scale, tile.core_rows.stop * scale),
+            slice(tile.core_columns.start * scale, tile.core_columns.stop * scale),
+            output[:, :, top : top + height, left : left + width],
+        )
+
+    def _run_or_reason(self, branch: FastBranch, windows: Tensor) -> Tensor | str:
+        # The error itself is not returned: its traceback would keep the tensors alive.
+        try:
+            return self._run_branch(branch, windows)
+        except (RuntimeError, MemoryError) as error:
+            if reason := out_of_memory(error):
+                return reason
+            raise
+
+    def _run_branch(self, branch: FastBranch, windows: Tensor) -> Tensor:
+        with exact_float32():
+            output = branch(windows.to(self.device)).cpu()
+        if not bool(torch.isfinite(output).all()):
+            raise InputError("the network gives values that are not finite: check the weights")
+        return output
+
+    def _fast(self, dtype: torch.dtype) -> list[FastBranch]:
+        """Return the branches of a precision, rewritten when they are first needed."""
+        if dtype not in self._branches:
+            self._branches[dtype] = [
+                FastBranch(branch, self.scale, dtype).to(self.device)
+                for branch in self.network.branches
+            ]
+        return self._branches[dtype]
+
+    def _choose_dtype(self, picture: Picture) -> torch.dtype:
+        """Return the precision asked for; for ``auto`` the faster one, measured."""
+        reduced = choose_precision(self.precision, self.device, bit_depth=picture.bit_depth)
+        if self.precision != "auto" or reduced == torch.float32:
+            return reduced
+        if picture.height * picture.width < _WORTH_MEASURING:
+            return torch.float32
+        full = self._rate(torch.float32).branches[-1]
+        return reduced if self._rate(reduced).branches[-1] < full else torch.float32
+
+    def _whole_is_better(self, routes: Sequence[Route], image: Tensor, dtype: torch.dtype) -> bool:
+        """Predict the time of both paths from the rates measured on this machine."""
+        if self.path != "auto":
+            return self.path == "whole"
+        if self.budget is not None:
+            return False
+        height, width = image.shape[2:]
+        pixels = np.zeros(len(self._costs))
+        for route in routes:
+            pixels[route.index] += route.tile.pixels
+        whole = _computed(height, width, self._whole_halo())
+        if height * width < _WORTH_MEASURING:
+            return float(pixels @ self._costs) >= self._costs[-1] * whole
+        rates = self._rate(dtype)
+        return float(pixels @ rates.branches) >= rates.whole * whole
+
+    def _rate(self, dtype: torch.dtype) -> "_Rates":
+        """Measure once how long a pixel takes in each branch, and in the original as a whole."""
+        if dtype not in self._rates:
+            sides = [_PROBE] * len(self._costs) + [2 * _PROBE]
+            branches = self._fast(dtype)
+            seconds: list[float] = []
+            for branch, side in zip([*branches, branches[-1]], sides, strict=True):
+                window = torch.rand(1, 3, side, side)
+                if side == _PROBE:
+                    self._run_branch(branch, window)  # allocates, and prepares its weights
+                begun = time.perf_counter()
+                self._run_branch(branch, window)
+                seconds.append((time.perf_counter() - begun) / side**2)
+            self._rates[dtype] = _Rates(np.array(seconds[:-1]), seconds[-1])
+        return self._rates[dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """Seconds for a pixel: of each branch on tiles, and of the original on a large window."""
+
+    branches: NDArray[np.float64]
+    whole: float
+
+
+_NAMES: Mapping[torch.dtype, str] = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+
+
+def _computed(height: int, width: int, halo: int) -> int:
+    """Pixels of all windows of a picture upscaled by the original network."""
+    tiles = plan_tiles(height, width, halo=halo, max_pixels=_WHOLE_PIXELS)
+    return sum(each.pixels for each in tiles)

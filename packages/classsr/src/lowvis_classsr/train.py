@@ -1,0 +1,528 @@
+"""Training of ClassSR in its stages: a plain loop on Lightning Fabric, configured by Hydra.
+
+One machine:    ``lowvis-classsr train photos=FOLDER network=fsrcnn``
+Two processes:  ``torchrun --nproc-per-node 2 -m lowvis_classsr.train photos=FOLDER``
+
+``stage=all`` runs one after the other what ``stage=...`` runs alone (Section 3.4):
+
+- ``original``: the widest network on all patches, which the others are compared with;
+- ``branches``: each branch on the patches of its class;
+- ``classifier``: the Class-Module, with the branches as they are;
+- ``joint``: everything together.
+
+Each stage has a folder in ``output`` with its checkpoints, ``metrics.jsonl`` and weights, and takes
+up the weights of those before it. Starting it again goes on where it was.
+"""
+
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Literal, cast
+
+import hydra
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hydra.core.config_store import ConfigStore
+from lightning_fabric import Fabric
+from lowvis_shared.candidates import find_candidate
+from lowvis_shared.checkpoint import load_weights_file, save_weights_file
+from lowvis_shared.errors import MissingExtraError, UsageError, WeightsError
+from lowvis_shared.images import quantize
+from lowvis_shared.pairs import upscaler
+from lowvis_shared.photos import PackedPhotos, list_photos, pack_photos, split_photos
+from lowvis_shared.training import (
+    Log,
+    Training,
+    TrainingConfig,
+    fabric_options,
+    run_notes,
+    run_settings,
+    take_fitting,
+    train_network,
+)
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from lowvis_classsr.cost import branch_costs
+from lowvis_classsr.data import (
+    PatchBatches,
+    Patches,
+    Pixels,
+    degrade,
+    find_patches,
+    plain,
+    read_patch,
+    to_batch,
+)
+from lowvis_classsr.losses import average_loss, class_loss
+from lowvis_classsr.model import BLOCK, PATCH, ClassSR, ClassSRConfig
+
+logger = logging.getLogger("lowvis")
+
+STAGES = ("original", "branches", "classifier", "joint")
+
+_COLLAPSE_STEPS = 200
+"""Steps over which the classifier must have used more than one class."""
+
+_VALIDATED = 4000
+"""Most patches of a validation, spread evenly over those held out."""
+
+
+@dataclass
+class TrainConfig(TrainingConfig):
+    """Everything that can be set on the command line as ``name=value``; see its base class too.
+
+    ``steps``, ``batch`` and ``learning_rate`` are those of ``original`` and of each branch;
+    ``initial`` gives them weights to start from: a file of the whole network, or of one branch.
+
+    Attributes:
+        stage: ``all``, or one of ``original``, ``branches``, ``classifier``, ``joint``.
+        network: ``fsrcnn``, ``carn``, ``srresnet`` or ``rcan``.
+        widths: Widths of the branches, simple to hard; the paper's when empty. Their number is the
+            number of classes.
+        scale: Output size over input size; 1 restores.
+        noise: Standard deviation of noise to be taken away, in 8-bit steps.
+        patch: Side of a patch in low-resolution pixels, a multiple of 4.
+        patch_step: Pixels between two patches.
+        scorer: Who tells simple patches from hard ones: ``plain`` (bicubic), or a network of any
+            installed package or of your own, such as ``pan-x4``.
+        hard_from_original: Start the hardest branch from ``original`` instead of from nothing.
+        batch_statistics: Let CARN's batch normalization follow the statistics of its batches, as
+            the authors do, instead of leaving them at what they are.
+        classifier_steps: Length of ``classifier``.
+        classifier_rate: Its learning rate.
+        joint_steps: Length of ``joint``.
+        joint_rate: Its learning rate.
+        routed_batch: Patches per step of both.
+        image_weight: Weight of the L1 loss of the blended picture.
+        class_weight: Weight of Class-Loss.
+        average_weight: Weight of Average-Loss.
+        label_weight: Weight of the cross-entropy with the classes that the scores give: not in the
+            paper, where the Class-Module finds its own; it gets there a hundred times sooner.
+        shares: Shares of the classes that Average-Loss wants; equal ones when empty.
+    """
+
+    output: str = "runs/classsr-${network}"
+    batch: int = 16
+    held_out: int = 16
+    stage: str = "all"
+    network: str = "fsrcnn"
+    widths: list[int] = field(default_factory=list[int])
+    scale: int = 4
+    noise: float = 0.0
+    patch: int = PATCH
+    patch_step: int = 8
+    scorer: str = "plain"
+    hard_from_original: bool = True
+    batch_statistics: bool = False
+    classifier_steps: int = 4000
+    classifier_rate: float = 2e-4
+    joint_steps: int = 4000
+    joint_rate: float = 2e-4
+    routed_batch: int = 48
+    image_weight: float = 1000.0
+    class_weight: float = 0.5
+    average_weight: float = 3.0
+    label_weight: float = 3.0
+    shares: list[float] = field(default_factory=list[float])
+
+    _COUNTS: ClassVar[tuple[str, ...]] = (
+        *TrainingConfig._COUNTS,
+        *("patch", "patch_step", "classifier_steps", "joint_steps", "routed_batch"),
+    )
+
+    def check(self) -> None:
+        """Refuse settings that make no sense; raises `UsageError`."""
+        TrainingConfig.check(self)
+        if self.stage not in ("all", *STAGES):
+            raise UsageError(f"stage={self.stage} is not one of all, {', '.join(STAGES)}")
+        if self.patch % BLOCK:
+            raise UsageError(f"patch={self.patch} is no multiple of {BLOCK}")
+        if self.noise < 0 or (self.scale == 1) != (self.noise > 0):
+            raise UsageError("scale=1 and a positive noise belong together", hint="task=denoise")
+        weights = (self.image_weight, self.class_weight, self.average_weight, self.label_weight)
+        if min(weights) < 0:
+            raise UsageError("weights of losses cannot be negative")
+        shape = self.shape
+        average_loss(torch.ones(1, shape.classes), self.shares or None)
+        if shape.classes == 1:
+            raise UsageError("one width is one class: there is nothing to choose")
+
+    @property
+    def shape(self) -> ClassSRConfig:
+        """The network these settings describe."""
+        return ClassSRConfig(network=self.network, widths=tuple(self.widths), scale=self.scale)
+
+
+class SoftRouting(nn.Module):
+    """What is trained: a ClassSR that blends its branches, as a module of one output per step.
+
+    Batch normalization keeps the statistics of the branches' own training: those of a batch that
+    every branch sees whole would not be those of the patches it is given in use.
+
+    Args:
+        network: The ClassSR.
+        freeze: Train the Class-Module alone.
+    """
+
+    def __init__(self, network: ClassSR, *, freeze: bool) -> None:
+        super().__init__()
+        self.network = network
+        for branch in network.branches:
+            branch.eval()
+            branch.requires_grad_(not freeze)
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.blend(patches)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Patches of the photographs to train on, and of those held out.
+
+    Attributes:
+        photos: Packed photographs to train on.
+        patches: Their patches.
+        unseen: Packed photographs held out.
+        unseen_patches: Their patches, side by side.
+        thresholds: PSNR between the classes, rising, of the patches to train on.
+    """
+
+    photos: PackedPhotos
+    patches: Patches
+    unseen: PackedPhotos
+    unseen_patches: Patches
+    thresholds: list[float]
+
+    def rows(self, index: int | None, *, unseen: bool = False) -> NDArray[np.int64]:
+        """Return the patches of a class, or all of them."""
+        patches = self.unseen_patches if unseen else self.patches
+        if index is None:
+            return np.arange(len(patches))
+        return np.flatnonzero(patches.classes(self.thresholds) == index)
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, or go on training, and return the path of the weights of the last stage.
+
+    Raises:
+        UsageError: Options do not make sense, or an earlier stage has not been run.
+        InputError: A photograph or the folder cannot be used.
+        WeightsError: Weights or a checkpoint do not fit, or training diverged.
+    """
+    config.check()
+    for index in range(config.shape.classes):
+        config.shape.build_branch(index)  # refuses a width before hours, not after
+    fabric = Fabric(**fabric_options(config))
+    path = Path(config.output)
+    for stage in STAGES if config.stage == "all" else (config.stage,):
+        if stage == "original":
+            path = _train_branch(config, fabric, "original", -1, None)
+        elif stage == "branches":
+            for index in range(config.shape.classes):
+                path = _train_branch(config, fabric, f"branch{index + 1}", index, index)
+        else:
+            path = _train_routed(config, fabric, stage)
+    return path
+
+
+def stage_weights(config: TrainConfig, stage: str) -> Path:
+    """Path of the weights that a stage writes, ``branch1`` and so on among the stages."""
+    name = "classsr_" * (stage in STAGES[2:]) + config.network
+    return Path(config.output) / stage / f"{name}.safetensors"
+
+
+def _train_branch(
+    config: TrainConfig, fabric: Fabric, stage: str, branch: int, patch_class: int | None
+) -> Path:
+    """Train one branch on the patches of a class, or of all."""
+    own = replace(config, output=str(stage_weights(config, stage).parent))
+    path = stage_weights(config, stage)
+    shape = config.shape
+
+    def build() -> nn.Module:
+        network = shape.build_branch(branch)
+        source = None if config.initial is None else Path(config.initial)
+        original = stage_weights(config, "original")
+        hardest = patch_class == shape.classes - 1
+        if hardest and config.hard_from_original and original.is_file():
+            source = original
+        if source is not None:
+            tensors, _ = load_weights_file(source)
+            place = f"net{branch % shape.classes + 1}."  # in a file of the whole network
+            tensors = {key.removeprefix(place): tensor for key, tensor in tensors.items()}
+            needed = next(iter(network.state_dict()))
+            take_fitting(network, tensors, needed=needed, source=str(source))
+        # Statistics of a few patches are noise. Left at 0 and 1 they make of batch normalization
+        # a scale and a shift, and training and use the same.
+        return network.train(config.batch_statistics)
+
+    def prepare(fabric: Fabric) -> Training:
+        material = _material(config, fabric)
+        rows = material.rows(patch_class)
+        low, high = _validation(material, material.rows(patch_class, unseen=True), config)
+
+        def validate(network: nn.Module, step: int) -> Mapping[str, float]:
+            psnr = _psnr(_in_parts(network, low), high)
+            notes = run_notes(own, step, psnr=psnr)
+            save_weights_file(path, network.state_dict(), notes, overwrite=True)
+            return {"psnr": psnr}
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+            return F.l1_loss(model(batch[0]), batch[1])
+
+        return _training(own, fabric, build, material, rows, loss, validate, stage)
+
+    train_network(own, fabric, prepare)
+    return path
+
+
+def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
+    """Train the Class-Module, with the branches frozen or not."""
+    path = stage_weights(config, stage)
+    joint = stage == "joint"
+    own = replace(
+        config,
+        output=str(path.parent),
+        batch=config.routed_batch,
+        steps=config.joint_steps if joint else config.classifier_steps,
+        learning_rate=config.joint_rate if joint else config.classifier_rate,
+        floor=min(config.floor, config.joint_rate if joint else config.classifier_rate),
+    )
+    shape = config.shape
+
+    def build() -> nn.Module:
+        network = ClassSR(shape)
+        if joint:
+            network.load_state_dict(_tensors(stage_weights(config, "classifier")))
+        else:
+            for index, branch in enumerate(network.branches):
+                branch.load_state_dict(_tensors(stage_weights(config, f"branch{index + 1}")))
+        return SoftRouting(network, freeze=not joint)
+
+    def prepare(fabric: Fabric) -> Training:
+        material = _material(config, fabric)
+        low, high = _validation(material, material.rows(None, unseen=True), config)
+        watch = CollapseWatch(shape.classes)
+        costs = [each.macs for each in branch_costs(shape)]
+        thresholds = material.patches.edge_thresholds(shape.classes)
+
+        def validate(network: nn.Module, step: int) -> Mapping[str, float]:
+            routed = cast("SoftRouting", network).network
+            psnr = _psnr(_in_parts(routed, low), high)
+            classes = _in_parts(routed.classifier, low).argmax(1)
+            counts = torch.bincount(classes, minlength=shape.classes) / len(classes)
+            watch.tell(step)
+            notes = {
+                **run_notes(own, step, psnr=psnr),
+                "architecture": "ClassSR",
+                "edge_thresholds": " ".join(f"{each:.6g}" for each in thresholds),
+                "psnr_thresholds": " ".join(f"{each:.4f}" for each in material.thresholds),
+            }
+            save_weights_file(path, routed.state_dict(), notes, overwrite=True)
+            shares = {f"share{index + 1}": float(each) for index, each in enumerate(counts)}
+            cost = sum(float(share) * each for share, each in zip(counts, costs, strict=True))
+            return {"psnr": psnr, **shares, "macs": cost / costs[-1]}
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+            output, probabilities = model(batch[0])
+            watch.see(probabilities)
+            balance = average_loss(probabilities, config.shares or None)
+            return (
+                config.image_weight * F.l1_loss(output, batch[1])
+                + config.class_weight * class_loss(probabilities)
+                + config.average_weight * balance
+                + config.label_weight * F.nll_loss(probabilities.clamp(min=1e-6).log(), batch[2])
+            )
+
+        rows = material.rows(None)
+        return _training(own, fabric, build, material, rows, loss, validate, stage)
+
+    train_network(own, fabric, prepare)
+    return path
+
+
+class CollapseWatch:
+    """Notices that the Class-Module sends everything to one class, which no loss undoes by itself.
+
+    Args:
+        classes: Number of classes.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self._recent: deque[Tensor] = deque(maxlen=_COLLAPSE_STEPS)
+
+    def see(self, probabilities: Tensor) -> None:
+        """Count the classes of one step's probabilities (B, classes)."""
+        chosen = probabilities.detach().argmax(1)
+        self._recent.append(torch.bincount(chosen, minlength=self._classes).cpu())
+
+    def tell(self, step: int) -> bool:
+        """Warn if the last steps used one class alone, and return whether they did."""
+        if not self._recent:
+            return False
+        counts = torch.stack(list(self._recent)).sum(0)
+        collapsed = int((counts > 0).sum()) == 1
+        if collapsed:
+            logger.warning(
+                "step %d: the classifier has collapsed, all patches of the last %d steps went to "
+                "class %d; raise average_weight, or lower the learning rate",
+                step,
+                len(self._recent),
+                int(counts.argmax()) + 1,
+            )
+        return collapsed
+
+
+def _training(
+    config: TrainConfig,
+    fabric: Fabric,
+    build: Callable[[], nn.Module],
+    material: Material,
+    rows: NDArray[np.int64],
+    loss: Callable[[nn.Module, tuple[Tensor, Tensor, Tensor]], Tensor],
+    validate: Callable[[nn.Module, int], Mapping[str, float]],
+    stage: str,
+) -> Training:
+    return Training(
+        build=build,
+        batches=PatchBatches(
+            material.photos,
+            material.patches,
+            rows,
+            material.patches.classes(material.thresholds),
+            batch=config.batch,
+            noise=config.noise,
+            seed=config.seed,
+            rank=fabric.global_rank,
+        ),
+        loss=loss,
+        validate=validate,
+        title=f"{config.network}, {stage}",
+        same=("network", "widths", "scale", "noise", "patch", "patch_step", "scorer", "held_out"),
+        open_log=None if config.wandb == "disabled" else partial(_open_wandb, config, stage),
+    )
+
+
+def _material(config: TrainConfig, fabric: Fabric) -> Material:
+    """Pack the photographs and score their patches, once for all stages."""
+    folder = Path(config.output) / "photos"
+    with fabric.rank_zero_first():  # the first process packs and scores, the others find it done
+        found: list[tuple[PackedPhotos, Patches]] = []
+        files = split_photos(list_photos(Path(config.photos)), config.held_out)
+        for paths, step in zip(files, (config.patch_step, config.patch), strict=True):
+            photos = pack_photos(
+                paths,
+                scale=config.scale,
+                minimum=config.patch,
+                folder=folder,
+                on_error="skip" if config.on_error == "skip" else "fail",
+            )
+            patches = find_patches(
+                photos,
+                side=config.patch,
+                step=step,
+                upscale=_scorer(config),
+                scorer=config.scorer,
+                noise=config.noise,
+                seed=config.seed,
+            )
+            found.append((photos, patches))
+    (photos, patches), (unseen, unseen_patches) = found
+    thresholds = patches.thresholds(config.shape.classes)
+    return Material(photos, patches, unseen, unseen_patches, thresholds)
+
+
+def _scorer(config: TrainConfig) -> Callable[[Pixels], Pixels]:
+    if config.scorer == "plain":
+        return partial(plain, scale=config.scale)
+    task = "denoising" if config.scale == 1 else "super-resolution"
+    candidate = find_candidate(config.scorer, scale=config.scale, task=task)
+    if candidate.scale != config.scale:
+        raise UsageError(f"scorer={config.scorer} has scale {candidate.scale}")
+    run = upscaler(candidate.open(), config.scale, receptive_radius=candidate.receptive_radius)
+    return lambda low: quantize(run(low).clip(0, 1), np.dtype(np.uint8))
+
+
+def _validation(
+    material: Material, rows: NDArray[np.int64], config: TrainConfig
+) -> tuple[Tensor, Tensor]:
+    """Return patches held out and their targets, a few thousand at most."""
+    if not len(rows):
+        raise UsageError("a class has no patch held out", hint="a larger held_out")
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _VALIDATED).astype(int))]
+    pairs = [read_patch(material.unseen, material.unseen_patches, int(row)) for row in chosen]
+    lows = [
+        degrade(low, config.noise, np.random.default_rng([config.seed, int(row)]))
+        for row, (low, _) in zip(chosen, pairs, strict=True)
+    ]
+    return to_batch(np.stack(lows)), to_batch(np.stack([high for _, high in pairs]))
+
+
+@torch.inference_mode()
+def _in_parts(network: nn.Module, batch: Tensor) -> Tensor:
+    device = next(network.parameters()).device
+    return torch.cat([network(part.to(device)).cpu() for part in batch.split(64)])
+
+
+def _psnr(output: Tensor, target: Tensor) -> float:
+    """PSNR over all pixels together, RGB, in dB."""
+    error = (output.clamp(0, 1).double() - target.double()).square().mean()
+    return float(-10 * torch.log10(error))
+
+
+def _tensors(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        stages: Sequence[str] = STAGES
+        raise WeightsError(
+            f"there are no weights at {path}: an earlier stage has not been run",
+            hint=f"stage=all, or one after the other stage={', '.join(stages)}",
+        )
+    return load_weights_file(path)[0]
+
+
+def _open_wandb(config: TrainConfig, stage: str) -> Log:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("lowvis-classsr", "train") from error
+    run = wandb.init(
+        project="lowvis-classsr",
+        group=config.network,
+        name=stage,
+        dir=config.output,
+        config=asdict(config),
+        mode=cast("Literal['online', 'offline']", config.wandb),
+        reinit=True,
+    )
+    return lambda figures, step: run.log(figures, step=step)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def _job(settings: DictConfig) -> None:
+    train(cast("TrainConfig", OmegaConf.to_object(settings)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the Hydra command with ``name=value`` arguments, those of the process when left out.
+
+    Raises:
+        UsageError: Hydra knows no such setting, or a value is of another type.
+        LowvisError: As `train`.
+    """
+    run_settings(_job, "lowvis-classsr", arguments)
+
+
+ConfigStore.instance().store("classsr_schema", TrainConfig)
+
+if __name__ == "__main__":  # what torchrun starts
+    from lowvis_classsr.cli import main as command
+
+    command(["train", *sys.argv[1:]])
