@@ -29,9 +29,7 @@ def block_convolution(convolution: nn.Conv2d, block: int) -> nn.Conv2d:
     return with_values(layer, kernel.flatten(0, 2), convolution)
 
 
-def with_values(
-    layer: Layer, kernel: Tensor, origin: nn.Conv2d | nn.ConvTranspose2d
-) -> Layer:
+def with_values(layer: Layer, kernel: Tensor, origin: nn.Conv2d | nn.ConvTranspose2d) -> Layer:
     """Give a layer its kernel and the bias of the layer it stands for, once per output.
 
     Args:
