@@ -342,7 +342,7 @@ def test_rows_of_stand_ins_are_figures_of_their_ways(own: Callable[[str], Path])
         assert psnr.measurement is not None
         assert psnr.measurement.per_item == {name: psnr for name, psnr, _ in each.per_image}
         assert set(psnr.measurement.assets) == {
-            "classsr/fsrcnn/own",
+            "classsr/fsrcnn_x4/own",
             *(asset.name for asset in dataset_files("large")),
         }
     gain, share = (

@@ -70,6 +70,9 @@ _WHOLE_PIXELS = 131_072
 _WORTH_MEASURING = 20_000
 """Input pixels from which on it is measured whether routing or half precision gains time."""
 
+_WORTH_ROUTING = 0.85
+"""Most of the original network's time that routing, which costs quality, may take."""
+
 _PROBE = 72
 """Side of the windows on which that is measured."""
 
@@ -412,9 +415,9 @@ class Upscaler:
             pixels[route.index] += route.tile.pixels
         whole = _computed(height, width, self._whole_halo())
         if height * width < _WORTH_MEASURING:
-            return float(pixels @ self._costs) >= self._costs[-1] * whole
+            return float(pixels @ self._costs) > _WORTH_ROUTING * self._costs[-1] * whole
         rates = self._rate(dtype)
-        return float(pixels @ rates.branches) >= rates.whole * whole
+        return float(pixels @ rates.branches) > _WORTH_ROUTING * rates.whole * whole
 
     def _rate(self, dtype: torch.dtype) -> "_Rates":
         """Measure once how long a pixel takes in each branch, and in the original as a whole."""

@@ -333,7 +333,7 @@ def _stand_in(
         device=context.device,
         precision="fp32",
     )
-    assets = {f"classsr/{network}/own": upscaler.weights.sha256}
+    assets = {f"classsr/{file.stem.removeprefix('classsr_')}/own": upscaler.weights.sha256}
     assets |= {asset.name: asset.sha256 for asset in dataset_files("large")}
     return measure(upscaler, pairs), assets
 
