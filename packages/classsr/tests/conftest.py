@@ -1,6 +1,5 @@
 """What several tests need: weights that anybody can make from names, and packed photographs."""
 
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,27 +10,15 @@ from lowvis_classsr.model import Classifier, ClassSR, ClassSRConfig
 from lowvis_shared.checkpoint import save_weights_file
 from lowvis_shared.images import Picture, write_image
 from lowvis_shared.photos import PackedPhotos, list_photos, pack_photos
+from lowvis_shared.reproduce import recipe_weights
 from lowvis_shared.testing.pictures import photo
-from torch import Tensor, nn
+from torch import nn
 
 
 def fill(network: nn.Module) -> nn.Module:
     """Fill a network with weights made from nothing but names and shapes, and return it."""
-    network.load_state_dict({k: _recipe(k, v) for k, v in network.state_dict().items()})
+    network.load_state_dict(recipe_weights(network))
     return network.eval()
-
-
-def _recipe(key: str, tensor: Tensor) -> Tensor:
-    """What the golden tensors were computed with; the README beside them says so in words."""
-    if key.endswith("num_batches_tracked"):
-        return torch.zeros_like(tensor)
-    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-    noise = torch.randn(tensor.shape, generator=generator)
-    if tensor.ndim >= 2:
-        return noise / tensor[0].numel() ** 0.5
-    if key.endswith("running_var"):
-        return 1 + 0.1 * noise.abs()
-    return 1 + 0.1 * noise if key.endswith(".weight") else 0.1 * noise
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lowvis_csrnet.model import NETWORKS, CSRNet, CSRNetConfig, CSRNetL
-from lowvis_csrnet.reproduce import recipe_weights
 from lowvis_csrnet.spaces import to_input_space
 from lowvis_csrnet.weights import load
 from lowvis_shared.errors import InputError, UsageError
+from lowvis_shared.reproduce import recipe_weights
 from lowvis_shared.testing import asset_path, mirror_path
 from safetensors.torch import load_file
 from torch import Tensor

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from lowvis_csrnet.model import CSRNet
-from lowvis_csrnet.reproduce import recipe_weights
 from lowvis_csrnet.spaces import (
     CONDITION_SIDE,
     check_input_space,
@@ -17,6 +16,7 @@ from lowvis_csrnet.spaces import (
     to_linear,
 )
 from lowvis_shared.errors import UsageError
+from lowvis_shared.reproduce import recipe_weights
 from lowvis_shared.testing.pictures import noise, photo
 from numpy.typing import NDArray
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from lowvis_csrnet.model import NETWORKS, CSRNet, CSRNetConfig
-from lowvis_csrnet.reproduce import recipe_weights
 from lowvis_csrnet.weights import OFFICIAL, load, own_file, resolve_weights
 from lowvis_shared.checkpoint import save_weights_file
 from lowvis_shared.errors import LowvisError, UsageError, WeightsError
 from lowvis_shared.files import sha256_file
+from lowvis_shared.reproduce import recipe_weights
 from lowvis_shared.testing import asset_path
 from torch import Tensor
 

@@ -1,7 +1,6 @@
 """The network is the paper's: keys, counts, reach, and the authors' numbers layer by layer."""
 
 import json
-import zlib
 
 import pytest
 import torch
@@ -9,21 +8,12 @@ from lowvis_pan import PAN, PANConfig
 from lowvis_pan.model import SCALES, ablation_configs
 from lowvis_shared.cost import measure_cost
 from lowvis_shared.errors import UsageError
+from lowvis_shared.reproduce import recipe_weights
 from lowvis_shared.testing import mirror_path
 from safetensors.torch import load_file
 from torch import Tensor
 
 HD_INPUT = {2: (360, 640), 3: (240, 426), 4: (180, 320)}
-
-
-def recipe_weights(network: PAN) -> dict[str, Tensor]:
-    """Weights made from nothing but their names, which the golden tensors were computed with."""
-    filled: dict[str, Tensor] = {}
-    for key, value in network.state_dict().items():
-        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-        noise = torch.randn(value.shape, generator=generator)
-        filled[key] = noise / value[0].numel() ** 0.5 if value.ndim >= 2 else 0.1 * noise
-    return filled
 
 
 @pytest.mark.parametrize("scale", SCALES)

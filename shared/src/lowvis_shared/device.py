@@ -28,6 +28,9 @@ _DTYPES: dict[str, torch.dtype] = {
 }
 
 
+PRECISION_NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in _DTYPES.items()}
+"""What options and reports call a dtype to compute in."""
+
 _CGROUP = Path("/sys/fs/cgroup")
 """Where Linux tells a container its limits."""
 

@@ -17,6 +17,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -53,6 +54,17 @@ class Tile:
     def pixels(self) -> int:
         """Number of pixels of the window: what has to be computed and to fit into memory."""
         return _length(self.rows) * _length(self.columns)
+
+    def core_of(self, result: Tensor, scale: int) -> Tensor:
+        """Cut the context off what was made of the window: (B, C, h, w), ``scale`` times larger."""
+        top = (self.core_rows.start - self.rows.start) * scale
+        left = (self.core_columns.start - self.columns.start) * scale
+        height, width = self.core_size
+        return result[:, :, top : top + height * scale, left : left + width * scale]
+
+    def core_at(self, scale: int) -> tuple[slice, slice]:
+        """Rows and columns of the core in the result, ``scale`` times as large as the picture."""
+        return _scaled(self.core_rows, scale), _scaled(self.core_columns, scale)
 
     def __str__(self) -> str:
         return (
@@ -279,7 +291,7 @@ def stream_tiled(
     done = 0
     while pending:
         current = pending[-1]
-        pixels = _run_tile_or_reason(function, image, current, scale)
+        pixels = within_memory(partial(_run_tile, function, image, current, scale))
         if isinstance(pixels, str) and not divisible:
             raise DeviceError(
                 f"out of memory for a picture of {height} x {width} pixels, which is needed whole: "
@@ -290,7 +302,7 @@ def stream_tiled(
             pending = _halve(pending, (height, width), halo, reason=pixels)
             continue
         pending.pop()
-        sink(_scaled(current.core_rows, scale), _scaled(current.core_columns, scale), pixels)
+        sink(*current.core_at(scale), pixels)
         done += math.prod(current.core_size)
         if progress is not None:
             progress(done, height * width)
@@ -300,15 +312,14 @@ def _scaled(extent: slice, scale: int) -> slice:
     return slice(extent.start * scale, extent.stop * scale)
 
 
-def _run_tile_or_reason(
-    function: Callable[[Tensor], Tensor], image: Tensor, tile: Tile, scale: int
-) -> Tensor | str:
-    """Return the core of a tile's result, or what the device said when its memory ran out.
+def within_memory(work: Callable[[], Tensor]) -> Tensor | str:
+    """Return the result of some work, or what the device said when its memory ran out.
 
-    The error itself is not returned: its traceback would keep the tensors of the tile alive.
+    The error itself is not returned: its traceback would keep the tensors of the work alive. Any
+    other error propagates.
     """
     try:
-        return _run_tile(function, image, tile, scale)
+        return work()
     except (RuntimeError, MemoryError) as error:
         if reason := out_of_memory(error):
             return reason
@@ -338,10 +349,7 @@ def _run_tile(
     except Exception as error:
         error.add_note(f"in the {tile}")
         raise
-    top = (tile.core_rows.start - tile.rows.start) * scale
-    left = (tile.core_columns.start - tile.columns.start) * scale
-    height, width = tile.core_size
-    core = result[:, :, top : top + height * scale, left : left + width * scale].detach()
+    core = tile.core_of(result, scale).detach()
     return core.to("cpu", torch.promote_types(core.dtype, torch.float32))
 
 

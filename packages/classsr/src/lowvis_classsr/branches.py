@@ -8,6 +8,7 @@ names are those of the authors' state dictionaries, so that their files load str
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -29,7 +30,7 @@ def upsampling_factors(scale: int) -> tuple[int, ...]:
     return {1: (), 2: (2,), 3: (3,), 4: (2, 2)}[scale]
 
 
-class Upscaling(nn.Module):
+class Upscaling(nn.Module, ABC):
     """A network in two parts: the body, which may run in half precision, and a cheap last step.
 
     Attributes:
@@ -42,9 +43,9 @@ class Upscaling(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.finish(self.body_of(image), image)
 
+    @abstractmethod
     def body_of(self, image: Tensor) -> Tensor:
         """All that takes time: (B, 3, H, W) -> (B, 3, H*scale, W*scale)."""
-        raise NotImplementedError
 
     def finish(self, output: Tensor, image: Tensor) -> Tensor:
         """What brings the result of the body to its place, in float32 for full precision."""

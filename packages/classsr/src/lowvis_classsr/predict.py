@@ -3,18 +3,25 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from lowvis_shared.canvas import Canvas
-from lowvis_shared.device import Precision, choose_device, choose_precision, exact_float32
+from lowvis_shared.device import (
+    PRECISION_NAMES,
+    Precision,
+    choose_device,
+    choose_precision,
+    exact_float32,
+)
 from lowvis_shared.errors import DeviceError, InputError, UsageError, WeightsError
 from lowvis_shared.images import Picture, to_tensor
-from lowvis_shared.tiling import Tile, out_of_memory, plan_tiles, stream_tiled
+from lowvis_shared.tiling import Tile, plan_tiles, stream_tiled, within_memory
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -256,12 +263,12 @@ class Upscaler:
                 areas[route.index] += np.prod(route.tile.core_size)
             areas = areas / areas.sum()
             self._run_routes(image, routes, canvas, dtype, progress)
-        if self.router == "classifier" and self.path != "whole":
-            macs += classifier_cost(len(costs)) * height * width
+        if self.path != "whole":
+            macs += self._judging_macs(image)
         paper = np.array([each.paper_macs for each in costs])
         report = Report(
             path="whole" if whole else "routed",
-            precision=_NAMES[dtype],
+            precision=PRECISION_NAMES[dtype],
             shares=tuple(float(each) for each in areas),
             macs=macs,
             full_macs=full,
@@ -274,16 +281,14 @@ class Upscaler:
     def plan(self, image: Tensor) -> tuple[list[Route], float]:
         """Judge a picture (1, 3, H, W) and plan its routes; returns them and their MACs."""
         height, width = image.shape[2:]
-        layout = Layout(height=height, width=width, cell=self.cell, largest=self.largest, halo=HALO)
         if self.path == "whole":
             return [], 0.0
+        layout = Layout(height=height, width=width, cell=self.cell, largest=self.largest, halo=HALO)
+        full, judging = self._costs[-1] * height * width, self._judging_macs(image)
         logits = self._judge(image)
-        penalty = most = 0.0
+        penalty = 0.0
         if self.budget is not None:
-            most = self.budget * self._costs[-1] * height * width
-            if self.router == "classifier":
-                most -= classifier_cost(len(self._costs)) * height * width
-            penalty = fit_penalty(logits, layout, self._costs, most)
+            penalty = fit_penalty(logits, layout, self._costs, self.budget * full - judging)
         if penalty != np.inf:
             classes = choose_classes(logits, self._costs, penalty)
             return plan_routes(classes, layout, self._costs)
@@ -291,9 +296,14 @@ class Upscaler:
         logger.warning(
             "the simplest branch everywhere costs %.0f %% of the original network, more than the "
             "budget",
-            100 * (macs - most) / (self._costs[-1] * height * width) + 100 * (self.budget or 0),
+            100 * (macs + judging) / full,
         )
         return routes, macs
+
+    def _judging_macs(self, image: Tensor) -> float:
+        """Multiply-accumulates of judging a picture; edges take none."""
+        each = classifier_cost(len(self._costs)) if self.router == "classifier" else 0.0
+        return each * image.shape[2] * image.shape[3]
 
     def _judge(self, image: Tensor) -> Logits:
         if self.router == "edges":
@@ -340,7 +350,7 @@ class Upscaler:
             while tiles:
                 batch = tiles[:count]
                 windows = torch.cat([image[:, :, each.rows, each.columns] for each in batch])
-                outputs = self._run_or_reason(branch, windows)
+                outputs = within_memory(partial(self._run_branch, branch, windows))
                 if isinstance(outputs, str):
                     if count == 1:
                         raise DeviceError(
@@ -352,30 +362,10 @@ class Upscaler:
                     continue
                 tiles = tiles[count:]
                 for tile, output in zip(batch, outputs.split(1), strict=True):
-                    self._write(canvas, tile, output)
+                    canvas.write(*tile.core_at(self.scale), tile.core_of(output, self.scale))
                     done += int(np.prod(tile.core_size))
                 if progress is not None:
                     progress(done, total)
-
-    def _write(self, canvas: Canvas, tile: Tile, output: Tensor) -> None:
-        scale = self.scale
-        top = (tile.core_rows.start - tile.rows.start) * scale
-        left = (tile.core_columns.start - tile.columns.start) * scale
-        height, width = (each * scale for each in tile.core_size)
-        canvas.write(
-            slice(tile.core_rows.start * scale, tile.core_rows.stop * scale),
-            slice(tile.core_columns.start * scale, tile.core_columns.stop * scale),
-            output[:, :, top : top + height, left : left + width],
-        )
-
-    def _run_or_reason(self, branch: FastBranch, windows: Tensor) -> Tensor | str:
-        # The error itself is not returned: its traceback would keep the tensors alive.
-        try:
-            return self._run_branch(branch, windows)
-        except (RuntimeError, MemoryError) as error:
-            if reason := out_of_memory(error):
-                return reason
-            raise
 
     def _run_branch(self, branch: FastBranch, windows: Tensor) -> Tensor:
         with exact_float32():
@@ -442,13 +432,6 @@ class _Rates:
 
     branches: NDArray[np.float64]
     whole: float
-
-
-_NAMES: Mapping[torch.dtype, str] = {
-    torch.float32: "fp32",
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-}
 
 
 def _computed(height: int, width: int, halo: int) -> int:

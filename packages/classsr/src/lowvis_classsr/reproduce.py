@@ -1,7 +1,5 @@
 """How each kind of row in ``paper.toml`` is measured."""
 
-import math
-import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +21,7 @@ from lowvis_shared.reproduce import (
     Row,
     Unavailable,
     pair_assets,
+    recipe_weights,
 )
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -211,23 +210,6 @@ MEASURERS: Mapping[str, Measurer] = {
     "stand-in": measure_stand_in_row,
 }
 """Measurers by the ``kind`` of a row."""
-
-
-def recipe_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Return weights made of the names of the parameters: those of the golden tensors' recipe."""
-    made: dict[str, Tensor] = {}
-    for key, tensor in network.state_dict().items():
-        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-        noise = torch.randn(tensor.shape, generator=generator)
-        if key.endswith("num_batches_tracked"):
-            made[key] = torch.zeros_like(tensor)
-        elif tensor.ndim > 1:
-            made[key] = noise / math.sqrt(math.prod(tensor.shape[1:]))
-        elif key.endswith("running_var"):
-            made[key] = 1 + 0.1 * noise.abs()
-        else:  # scales and slopes are near 1
-            made[key] = 0.1 * noise + key.endswith(".weight")
-    return made
 
 
 _Network = TypeVar("_Network", bound=nn.Module)

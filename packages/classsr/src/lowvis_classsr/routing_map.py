@@ -32,10 +32,11 @@ def draw_routes(picture: Picture, routes: Sequence[Route], classes: int) -> Pict
     """
     gray = picture.to_float() @ np.array([0.299, 0.587, 0.114], np.float32)
     base = np.repeat(gray[..., None], 3, 2)
-    painted = base * (1 - _STRENGTH) + class_colors(classes)[-1] * _STRENGTH
+    colors = class_colors(classes)
+    painted = base * (1 - _STRENGTH) + colors[-1] * _STRENGTH
     for route in routes:
         rows, columns = route.tile.core_rows, route.tile.core_columns
-        color = class_colors(classes)[route.index]
+        color = colors[route.index]
         painted[rows, columns] = base[rows, columns] * (1 - _STRENGTH) + color * _STRENGTH
         painted[rows.start, columns] = painted[rows, columns.start] = color * 0.6
     pixels = np.clip(np.rint(painted * 255), 0, 255).astype(np.uint8)

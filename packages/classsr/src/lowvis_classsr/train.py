@@ -17,7 +17,7 @@ up the weights of those before it. Starting it again goes on where it was.
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -287,13 +287,14 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
     """Train the Class-Module, with the branches frozen or not."""
     path = stage_weights(config, stage)
     joint = stage == "joint"
+    rate = config.joint_rate if joint else config.classifier_rate
     own = replace(
         config,
         output=str(path.parent),
         batch=config.routed_batch,
         steps=config.joint_steps if joint else config.classifier_steps,
-        learning_rate=config.joint_rate if joint else config.classifier_rate,
-        floor=min(config.floor, config.joint_rate if joint else config.classifier_rate),
+        learning_rate=rate,
+        floor=min(config.floor, rate),
     )
     shape = config.shape
 
@@ -414,6 +415,7 @@ def _training(
 def _material(config: TrainConfig, fabric: Fabric) -> Material:
     """Pack the photographs and score their patches, once for all stages."""
     folder = Path(config.output) / "photos"
+    upscale = _scorer(config)
     with fabric.rank_zero_first():  # the first process packs and scores, the others find it done
         found: list[tuple[PackedPhotos, Patches]] = []
         files = split_photos(list_photos(Path(config.photos)), config.held_out)
@@ -429,7 +431,7 @@ def _material(config: TrainConfig, fabric: Fabric) -> Material:
                 photos,
                 side=config.patch,
                 step=step,
-                upscale=_scorer(config),
+                upscale=upscale,
                 scorer=config.scorer,
                 noise=config.noise,
                 seed=config.seed,
@@ -480,10 +482,9 @@ def _psnr(output: Tensor, target: Tensor) -> float:
 
 def _tensors(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
-        stages: Sequence[str] = STAGES
         raise WeightsError(
             f"there are no weights at {path}: an earlier stage has not been run",
-            hint=f"stage=all, or one after the other stage={', '.join(stages)}",
+            hint=f"stage=all, or one after the other stage={', '.join(STAGES)}",
         )
     return load_weights_file(path)[0]
 

@@ -2,7 +2,6 @@
 
 import math
 import tempfile
-import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +15,16 @@ from lowvis_shared.errors import WeightsError
 from lowvis_shared.files import sha256_file
 from lowvis_shared.images import Picture, read_image, to_unit_float
 from lowvis_shared.metrics import psnr
-from lowvis_shared.reproduce import Context, Measurement, Measurer, Row, Unavailable
+from lowvis_shared.reproduce import (
+    Context,
+    Measurement,
+    Measurer,
+    Row,
+    Unavailable,
+    recipe_weights,
+)
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import nn
 
 from lowvis_csrnet.evaluate import PROTOCOL, Evaluation, Pair, evaluate, load_fivek
 from lowvis_csrnet.model import NETWORKS, ConditionSource, CSRNet, CSRNetConfig
@@ -72,17 +77,6 @@ def measure_golden_row(row: Row, context: Context) -> Measurement:
         ours = network.modulation(condition)[index][0 if name.startswith("scale") else 1]
     assets = {OFFICIAL.name: OFFICIAL.sha256} if row.weights == "official" else {}
     return Measurement(float((ours - golden[name]).abs().max()), assets=assets)
-
-
-def recipe_weights(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return weights made of the names of the parameters: those of the golden tensors' recipe."""
-    made: dict[str, torch.Tensor] = {}
-    for key, tensor in network.state_dict().items():
-        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-        values = torch.randn(tensor.shape, generator=generator)
-        gain = 1 / math.sqrt(math.prod(tensor.shape[1:])) if tensor.ndim > 1 else 0.1
-        made[key] = values * gain
-    return made
 
 
 def measure_fivek_row(row: Row, context: Context) -> Measurement:

@@ -30,7 +30,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lowvis_shared.device import exact_float32
+from lowvis_shared.device import PRECISION_NAMES, exact_float32
 from lowvis_shared.errors import DeviceError, MissingExtraError, UsageError
 from lowvis_shared.rewrite import block_convolution, with_values
 from numpy.typing import NDArray
@@ -44,8 +44,6 @@ logger = logging.getLogger("lowvis")
 Backend = Literal["auto", "torch", "openvino", "onnx"]
 
 BACKENDS: tuple[Backend, ...] = ("auto", "torch", "openvino", "onnx")
-
-_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate")
 """What the errors of OpenVINO, ONNX Runtime and oneDNN say when memory runs out."""
@@ -202,9 +200,9 @@ def open_engine(
         )
     engine = OpenVINOEngine(network, dtype) if backend == "openvino" else ONNXEngine(network)
     used = engine.name.split()[-1]
-    if used != _NAMES[dtype]:
+    if used != PRECISION_NAMES[dtype]:
         logger.warning(
-            "the backend %s computes in %s here, not in %s", backend, used, _NAMES[dtype]
+            "the backend %s computes in %s here, not in %s", backend, used, PRECISION_NAMES[dtype]
         )
     return engine
 
@@ -213,7 +211,7 @@ class TorchEngine(Engine):
     """Eager PyTorch on any device, channels last; float32 is never TF32."""
 
     def __init__(self, network: PAN, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(f"torch {_NAMES[dtype]}", network.config.scale)
+        super().__init__(f"torch {PRECISION_NAMES[dtype]}", network.config.scale)
         self._device = device
         self._form = InferenceForm(network, dtype).to(device)
 

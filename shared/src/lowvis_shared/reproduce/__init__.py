@@ -13,6 +13,7 @@ from lowvis_shared.reproduce.command import add_reproduce, reproduce_package
 from lowvis_shared.reproduce.evidence import check, render_benchmark, update
 from lowvis_shared.reproduce.pairs import find_pairs, pair_assets
 from lowvis_shared.reproduce.paper import Paper, Row, load_paper
+from lowvis_shared.reproduce.recipe import recipe_weights
 from lowvis_shared.reproduce.results import (
     Context,
     Measurement,
@@ -52,6 +53,7 @@ __all__ = [
     "pair_assets",
     "raise_if_outside",
     "read_result",
+    "recipe_weights",
     "render_benchmark",
     "render_table",
     "reproduce_package",
