@@ -2,13 +2,23 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from lowvis_classsr.branches import BRANCHES, CARN, FSRCNN, RCAN, SCALES, SRResNet
+from lowvis_classsr.branches import (
+    BRANCHES,
+    CARN,
+    FSRCNN,
+    RCAN,
+    SCALES,
+    SRResNet,
+    Upscaling,
+    narrowed,
+)
 from lowvis_classsr.model import ClassSRConfig
-from lowvis_shared.errors import UsageError
+from lowvis_shared.errors import UsageError, WeightsError
 from lowvis_shared.testing import mirror_path
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -121,6 +131,52 @@ def test_fsrcnn_starts_as_bilinear_upscaling(scale: int) -> None:
     bilinear = image if scale == 1 else F.interpolate(image, scale_factor=scale, mode="bilinear")
     inside = (..., slice(scale, -scale), slice(scale, -scale))  # zeros lie around the picture
     torch.testing.assert_close(network(image)[inside], bilinear[inside])
+
+
+@pytest.mark.parametrize(
+    ("build", "wide", "narrow"),
+    [
+        (FSRCNN, 8, 5),
+        (CARN, 20, 12),
+        (partial(SRResNet, blocks=2), 8, 5),
+        (partial(RCAN, groups=1, blocks=1), 48, 32),
+    ],
+    ids=["fsrcnn", "carn", "srresnet", "rcan"],
+)
+@torch.inference_mode()
+def test_a_narrowed_network_is_the_wide_one_without_its_last_channels(
+    build: Callable[[int, int], Upscaling], wide: int, narrow: int
+) -> None:
+    """Where the wide network's last channels (of each group) hold nothing, both compute the same.
+
+    Those of a convolution are silenced by giving what feeds on them nothing but zeros there.
+    """
+    network = build(wide, 4).eval()
+    small = build(narrow, 4).eval()
+    groups = network.channel_groups
+    last = torch.arange(wide).reshape(groups, -1)[:, narrow // groups :].flatten()
+    for key, weight in network.state_dict().items():
+        if weight.ndim < 2:
+            continue
+        dimension = 0 if key == "tail_conv.weight" else 1  # transposed in FSRCNN
+        fed = weight.shape[dimension]
+        if fed % wide == 0:
+            for start in range(0, fed, wide):
+                weight.index_fill_(dimension, last + start, 0)
+        elif wide % fed == 0:  # one group, or what is inside channel attention
+            weight.index_fill_(dimension, torch.arange(narrow // (wide // fed), fed), 0)
+    small.load_state_dict(narrowed(network.state_dict(), wide, small))
+    image = torch.rand(1, 3, 9, 10)
+    torch.testing.assert_close(small(image), network(image), rtol=1e-4, atol=1e-4)
+
+
+def test_only_a_wider_network_of_the_kind_can_be_narrowed() -> None:
+    with pytest.raises(WeightsError, match="narrower"):
+        narrowed(FSRCNN(8, 4).state_dict(), 8, FSRCNN(16, 4))
+    with pytest.raises(WeightsError, match="another network"):
+        narrowed(CARN(16, 4).state_dict(), 16, FSRCNN(8, 4))
+    with pytest.raises(WeightsError, match="no 4 groups"):
+        narrowed(FSRCNN(10, 4).state_dict(), 10, CARN(8, 4))
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowvis_classsr.data import (
+    JudgedPatches,
     PatchBatches,
     Patches,
     Pixels,
@@ -174,8 +175,7 @@ def batches(packed: PackedPhotos, patches: Patches) -> Callable[..., PatchBatche
     def make(**changes: Any) -> PatchBatches:
         values: dict[str, Any] = {"batch": 4, "noise": 0.0, "seed": 3}
         chosen = changes.pop("chosen", np.arange(len(patches)))
-        classes = np.arange(len(patches)) % 3
-        return PatchBatches(packed, patches, chosen, classes, **(values | changes))
+        return PatchBatches(packed, patches, chosen, **(values | changes))
 
     return make
 
@@ -183,8 +183,7 @@ def batches(packed: PackedPhotos, patches: Patches) -> Callable[..., PatchBatche
 def test_a_batch_is_a_function_of_seed_step_and_rank(
     batches: Callable[..., PatchBatches],
 ) -> None:
-    low, high, classes = batches()[5]
-    assert classes.shape == (4,)
+    low, high = batches()[5]
     assert low.shape == (4, 3, 8, 8)
     assert high.shape == (4, 3, 32, 32)
     assert 0 <= float(low.min()) <= float(low.max()) <= 1
@@ -208,12 +207,31 @@ def test_both_pictures_are_turned_alike_in_all_eight_ways(
     }
     found: dict[bytes, bytes] = {}
     for step in range(12):
-        for pair in zip(*batches(chosen=np.array([33]))[step][:2], strict=True):
+        for pair in zip(*batches(chosen=np.array([33]))[step], strict=True):
             small, large = (
                 (255 * each.permute(1, 2, 0)).round().byte().numpy().tobytes() for each in pair
             )
             found[small] = large
     assert found == expected
+
+
+def test_judged_patches_keep_their_regrets_and_are_turned() -> None:
+    low = np.stack([noise(8, 8, seed=seed) for seed in range(5)])
+    regrets = np.arange(15, dtype=np.float32).reshape(5, 3)
+    batches = JudgedPatches(low, regrets, batch=6, seed=3)
+    patches, found = batches[4]
+    assert torch.equal(batches[4][0], patches)
+    assert not torch.equal(JudgedPatches(low, regrets, batch=6, seed=3, rank=1)[4][0], patches)
+    ways: set[tuple[int, bytes]] = set()
+    for step in range(60):
+        for patch, row in zip(*batches[step], strict=True):
+            index = int(row[0]) // 3
+            assert row.tolist() == regrets[index].tolist()
+            pixels = (255 * patch.permute(1, 2, 0)).round().byte().numpy()
+            assert sorted(pixels.ravel()) == sorted(low[index].ravel())
+            ways.add((index, pixels.tobytes()))
+    assert len(ways) == 5 * 8
+    assert found.shape == (6, 3)
 
 
 def test_patches_come_from_those_chosen_alone(
@@ -222,9 +240,8 @@ def test_patches_come_from_those_chosen_alone(
     hard = np.flatnonzero(patches.classes(patches.thresholds(3)) == 2)
     sums = {int(read_patch(packed, patches, int(row))[1].sum()) for row in hard}
     for step in range(10):
-        _, highs, classes = batches(chosen=hard)[step]
+        _, highs = batches(chosen=hard)[step]
         assert all(int((255 * high).round().sum()) in sums for high in highs)
-        assert set(classes.tolist()) <= set((hard % 3).tolist())
 
 
 def test_noise_is_another_in_each_step_and_on_the_input_alone(
@@ -233,8 +250,8 @@ def test_noise_is_another_in_each_step_and_on_the_input_alone(
     clean = int(read_patch(packed, patches, 40)[1].sum())
     noisy = batches(chosen=np.array([40]), noise=25.0)
     pairs = [noisy[step] for step in range(3)]
-    assert len({float(low.std()) for low, _, _ in pairs}) == 3
-    for low, high, _ in pairs:
+    assert len({float(low.std()) for low, _ in pairs}) == 3
+    for low, high in pairs:
         assert len({int(each.mul(255).round().sum()) for each in low}) > 1
         assert {int(each.mul(255).round().sum()) for each in high} == {clean}
     assert torch.equal(noisy[1][0], pairs[1][0])

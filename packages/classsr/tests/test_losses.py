@@ -1,10 +1,12 @@
 """Both losses are the authors', values and gradients, and say what their names promise."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lowvis_classsr.losses import average_loss, class_loss
+from lowvis_classsr.losses import average_loss, class_loss, patch_loss, regrets
 from lowvis_shared.errors import UsageError
 from lowvis_shared.testing import mirror_path
 from safetensors.torch import load_file
@@ -114,3 +116,35 @@ def test_a_collapse_into_the_smallest_class_is_the_worst() -> None:
 def test_impossible_shares_are_refused(shares: list[float]) -> None:
     with pytest.raises(UsageError, match="not 3 positive numbers"):
         average_loss(torch.full((4, 3), 1 / 3), shares)
+
+
+def test_regrets_are_decibels_of_the_picture() -> None:
+    """Two pictures of two patches; of each branch's errors only those of one patch differ."""
+    errors = torch.tensor([[2.0, 1.0], [4.0, 3.0], [0.3, 0.1], [0.1, 0.3]]) * 1e-3
+    found = regrets(errors, torch.tensor([0, 0, 1, 1]))
+    factor = 10 / math.log(10)
+    expected = factor * torch.tensor([[0.5, 0.0], [0.5, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_small_regret_is_what_the_psnr_falls_by() -> None:
+    errors = torch.tensor([[1.001, 1.0], [3.0, 3.0]]) * 1e-3
+    lost = float(regrets(errors, torch.tensor([0, 0]))[:, 0].mean())
+    before, after = (-10 * math.log10(float(each)) for each in errors.mean(0).flip(0))
+    assert lost == pytest.approx(before - after, rel=1e-3)
+
+
+def test_patch_loss_asks_for_psnr_whatever_the_contrast() -> None:
+    """The gradient on a picture is of one length, whether its difference is large or small."""
+    target = torch.zeros(2, 3, 8, 8)
+    output = torch.full_like(target, 0.5)
+    output[1] = 0.05
+    output.requires_grad_()
+    loss = patch_loss(output, target)
+    assert loss.item() == pytest.approx((0.5 + 0.05) / 2, abs=1e-4)
+    (gradient,) = torch.autograd.grad(loss, output)
+    lengths = gradient.flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths[0], lengths[1], rtol=1e-3, atol=0)
+    same = torch.zeros(1, 3, 4, 4, requires_grad=True)
+    (still,) = torch.autograd.grad(patch_loss(same, torch.zeros(1, 3, 4, 4)), same)
+    assert not still.any(), "finite where nothing differs"

@@ -175,25 +175,27 @@ def test_batch_statistics_are_left_alone_unless_asked_for(photos: Path, tmp_path
 
 def test_branches_learn_from_different_patches(photos: Path, tmp_path: Path) -> None:
     """With one width and one seed only the patches differ, and the hardest are dearest."""
-    config = tiny(photos, tmp_path, stage="branches", hard_from_original=False, steps=8)
+    config = tiny(photos, tmp_path, stage="branches", from_original=False, steps=8)
     train(replace(config, batch=8, learning_rate=1e-9, floor=0.0, validate_every=8))
     psnr = [lines(tmp_path / f"branch{index}")[-1]["psnr"] for index in (1, 2, 3)]
     assert psnr == sorted(psnr, reverse=True)
 
 
-def test_the_hardest_branch_goes_on_from_the_original(photos: Path, tmp_path: Path) -> None:
+def test_branches_go_on_from_the_original(photos: Path, tmp_path: Path) -> None:
     config = tiny(photos, tmp_path, steps=2, validate_every=2, learning_rate=1e-3)
     train(replace(config, stage="original"))
     still = replace(config, stage="branches", learning_rate=0.0, floor=0.0)
     train(still)
-    assert equal(
-        tensors(stage_weights(config, "branch3")), tensors(stage_weights(config, "original"))
-    )
-    other = replace(still, output=str(tmp_path / "other"), hard_from_original=False)
+    original = tensors(stage_weights(config, "original"))
+    assert equal(tensors(stage_weights(config, "branch3")), original)
+    narrow = tensors(stage_weights(config, "branch1"))
+    assert torch.equal(narrow["tail_conv.weight"], original["tail_conv.weight"][:4])
+    other = replace(still, output=str(tmp_path / "other"), from_original=False)
     shutil.copytree(tmp_path / "original", tmp_path / "other" / "original")
     train(other)
-    assert not equal(
-        tensors(stage_weights(other, "branch3")), tensors(stage_weights(config, "original"))
+    assert not equal(tensors(stage_weights(other, "branch3")), original)
+    assert not torch.equal(
+        tensors(stage_weights(other, "branch1"))["tail_conv.weight"], narrow["tail_conv.weight"]
     )
 
 
@@ -218,7 +220,8 @@ def test_a_branch_learns(photos: Path, tmp_path: Path) -> None:
     assert np.mean(losses[-3:]) < 0.9 * losses[0]
 
 
-def test_the_classifier_learns_which_branch_suits_a_patch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["regret", "paper"])
+def test_the_classifier_learns_which_branch_suits_a_patch(tmp_path: Path, loss: str) -> None:
     """One branch paints everything dark and the other bright: whoever looks knows whom to ask."""
     for seed in range(4):
         noise = np.random.default_rng(seed).integers(-20, 20, (96, 128, 3))
@@ -233,7 +236,7 @@ def test_the_classifier_learns_which_branch_suits_a_patch(tmp_path: Path) -> Non
         weights["tail_conv.bias"].fill_(shade)
         save_weights_file(stage_weights(config, f"branch{index}"), weights, {})
     config = replace(config, stage="classifier", patch_step=8, routed_batch=16, average=0.9)
-    path = train(replace(config, classifier_rate=3e-3, image_weight=100.0, label_weight=0.0))
+    path = train(replace(config, classifier_rate=3e-3, image_weight=100.0, classifier_loss=loss))
 
     losses = [line["loss"] for line in lines(tmp_path / "classifier") if "loss" in line]
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
@@ -243,6 +246,10 @@ def test_the_classifier_learns_which_branch_suits_a_patch(tmp_path: Path) -> Non
     judge = open_weights(path).network.classifier
     probabilities = judge(torch.tensor([0.2, 0.8])[:, None, None, None].expand(2, 3, 8, 8))
     assert probabilities.softmax(1).diagonal().min() > 0.9
+
+    shutil.rmtree(path.parent)
+    train(replace(config, classifier_rate=3e-3, classifier_loss="regret", price=1000.0))
+    assert lines(tmp_path / "classifier")[-1]["share1"] == 1, "what is wrong is cheap by far"
 
 
 # --- collapse ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from lowvis_shared.errors import UsageError
+from lowvis_shared.errors import UsageError, WeightsError
 from torch import Tensor, nn
 
 SCALES = (1, 2, 3, 4)
@@ -36,9 +36,11 @@ class Upscaling(nn.Module, ABC):
     Attributes:
         receptive_radius: Input pixels on each side that an output pixel depends on; None where it
             is the whole picture.
+        channel_groups: Groups of its grouped convolutions.
     """
 
     receptive_radius: int | None = None
+    channel_groups: int = 1
 
     def forward(self, image: Tensor) -> Tensor:
         return self.finish(self.body_of(image), image)
@@ -192,20 +194,21 @@ class CARN(Upscaling):
         scale: Output size over input size.
     """
 
+    channel_groups = 4
+
     def __init__(self, width: int, scale: int = 4) -> None:
         super().__init__()
-        groups = 4
-        if width % groups:
-            raise UsageError(f"CARN's width is {width}, which is no multiple of {groups}")
+        if width % self.channel_groups:
+            raise UsageError(f"CARN's width is {width}, no multiple of {self.channel_groups}")
         self.receptive_radius = 1 + 3 * 3 * 2 + _reconstruction_radius(scale, at_output=1)
         self.sub_mean = MeanShift(-1)
         self.add_mean = MeanShift(+1)
         self.entry = nn.Conv2d(3, width, 3, padding=1)
-        self.b1, self.b2, self.b3 = (CascadingBlock(width, groups) for _ in range(3))
+        self.b1, self.b2, self.b3 = (CascadingBlock(width, self.channel_groups) for _ in range(3))
         self.c1, self.c2, self.c3 = (fusion(stages, width) for stages in (1, 2, 3))
-        self.upsample = UpsampleBlock(width, scale, groups)
+        self.upsample = UpsampleBlock(width, scale, self.channel_groups)
         self.exit = nn.Conv2d(width, 3, 3, padding=1)
-        if width // groups >= 3:  # the colors need channels of one group
+        if width // self.channel_groups >= 3:  # the colors need channels of one group
             self._start_bilinear()
 
     @torch.no_grad()
@@ -401,6 +404,55 @@ BRANCHES: Mapping[str, Branch] = {
     "rcan": Branch("RCAN", RCAN, (36, 50, 64)),
 }
 """The networks by the word that options use."""
+
+
+def narrowed(state: Mapping[str, Tensor], width: int, network: Upscaling) -> dict[str, Tensor]:
+    """Cut the weights of a network down to a narrower one: a far better start than a random one.
+
+    The first channels are kept, of every group where convolutions are grouped, so that the three
+    that carry the colors are among them.
+
+    Args:
+        state: Weights of the wider network.
+        width: Its width.
+        network: The narrower network; it is not changed.
+
+    Raises:
+        WeightsError: The weights are of another network.
+    """
+    groups = network.channel_groups
+    if width % groups:
+        raise WeightsError(f"weights of width {width} have no {groups} groups")
+    own = network.state_dict()
+    if set(own) - set(state) or any(own[key].ndim != state[key].ndim for key in own):
+        raise WeightsError("the weights to start from are of another network")
+    cut: dict[str, Tensor] = {}
+    for key, like in own.items():
+        tensor = state[key]
+        for dimension, (size, wanted) in enumerate(zip(tensor.shape, like.shape, strict=True)):
+            if wanted > size:
+                raise WeightsError("the weights to start from are of a narrower network")
+            if wanted < size:
+                chosen = _first_channels(size, wanted, width, groups, shuffled=dimension == 0)
+                tensor = tensor.index_select(dimension, chosen)
+        cut[key] = tensor.clone()
+    return cut
+
+
+def _first_channels(size: int, wanted: int, width: int, groups: int, *, shuffled: bool) -> Tensor:
+    """Numbers of the channels that a narrower network keeps of a dimension of a weight.
+
+    Before a pixel shuffle every channel stands ``size / width`` times side by side; behind a
+    concatenation the channels follow each other as often.
+    """
+    if size < width:  # the channels of one group, or those inside channel attention
+        return torch.arange(wanted)
+    times = size // width
+    each = width // groups
+    kept = torch.arange(width).reshape(groups, each)[:, : wanted // times // groups].flatten()
+    if shuffled:
+        return (kept[:, None] * times + torch.arange(times)).flatten()
+    return (torch.arange(times)[:, None] * width + kept).flatten()
 
 
 def _clear_colors(layer: nn.Module) -> nn.Conv2d:

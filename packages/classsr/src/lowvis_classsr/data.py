@@ -166,10 +166,8 @@ def _window_means(
     return (rows[:, lefts + side] - rows[:, lefts]) / side**2
 
 
-class PatchBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
+class PatchBatches(Dataset[tuple[Tensor, Tensor]]):
     """Batch ``step`` of a run: (B, 3, side, side) and (B, 3, side*scale, side*scale), in [0, 1].
-
-    The third tensor has the classes of the patches, (B,).
 
     A batch is a pure function of (seed, step, rank), so that a resumed run needs no more than its
     step. Patches are flipped and transposed at random, both pictures alike (Section 4.1).
@@ -178,7 +176,6 @@ class PatchBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         photos: Packed photographs.
         patches: Where patches lie.
         chosen: Rows of ``patches`` to draw from.
-        classes: Class of every patch.
         batch: Patches per batch.
         noise: Standard deviation of the noise added, in 8-bit steps.
         seed: Seed of the run.
@@ -193,7 +190,6 @@ class PatchBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         photos: PackedPhotos,
         patches: Patches,
         chosen: NDArray[np.int64],
-        classes: NDArray[np.int64],
         *,
         batch: int,
         noise: float,
@@ -202,23 +198,52 @@ class PatchBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     ) -> None:
         if not len(chosen):
             raise InputError("a class has no patches", hint="more photographs")
-        self.photos, self.patches, self.chosen, self.classes = photos, patches, chosen, classes
+        self.photos, self.patches, self.chosen = photos, patches, chosen
         self.batch, self.noise, self.seed, self.rank = batch, noise, seed, rank
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         generator = np.random.default_rng([self.seed, step, self.rank])
         rows = self.chosen[generator.integers(len(self.chosen), size=self.batch)]
         pairs = [self._pair(int(row), generator) for row in rows]
         low, high = (np.stack(pictures) for pictures in zip(*pairs, strict=True))
-        return to_batch(low), to_batch(high), torch.from_numpy(self.classes[rows])
+        return to_batch(low), to_batch(high)
 
     def _pair(self, row: int, generator: np.random.Generator) -> tuple[Pixels, Pixels]:
         low, high = read_patch(self.photos, self.patches, row)
-        low = degrade(low, self.noise, generator)
-        turns, mirrored = int(generator.integers(4)), bool(generator.integers(2))
-        if mirrored:
-            low, high = low[:, ::-1], high[:, ::-1]
-        return np.rot90(low, turns), np.rot90(high, turns)
+        low, high = turned(degrade(low, self.noise, generator), high, generator=generator)
+        return low, high
+
+
+class JudgedPatches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch ``step`` of the Class-Module's own training: (B, 3, side, side), (B, classes).
+
+    The second tensor has what each branch loses on a patch. Batches are as `PatchBatches` has them.
+
+    Args:
+        low: Patches (N, side, side, 3).
+        regrets: (N, classes).
+        batch: Patches per batch.
+        seed: Seed of the run.
+        rank: Number of this process in a distributed run.
+    """
+
+    def __init__(
+        self, low: Pixels, regrets: NDArray[np.float32], *, batch: int, seed: int, rank: int = 0
+    ) -> None:
+        self.low, self.regrets = low, regrets
+        self.batch, self.seed, self.rank = batch, seed, rank
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        generator = np.random.default_rng([self.seed, step, self.rank])
+        rows = generator.integers(len(self.low), size=self.batch)
+        low = [turned(self.low[row], generator=generator)[0] for row in rows]
+        return to_batch(np.stack(low)), torch.from_numpy(self.regrets[rows])
+
+
+def turned(*pictures: Pixels, generator: np.random.Generator) -> list[Pixels]:
+    """Flip and turn pictures (H, W, 3) at random, all alike (Section 4.1)."""
+    turns, mirrored = int(generator.integers(4)), bool(generator.integers(2))
+    return [np.rot90(each[:, ::-1] if mirrored else each, turns) for each in pictures]
 
 
 def read_patch(photos: PackedPhotos, patches: Patches, row: int) -> tuple[Pixels, Pixels]:

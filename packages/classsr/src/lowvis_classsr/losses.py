@@ -1,6 +1,6 @@
-"""The two losses of the Class-Module (Section 3.3): confident, and balanced.
+"""The two losses of the Class-Module (Section 3.3), confident and balanced, and one of pictures.
 
-Both take probabilities (B, classes) and are one number each. They pull apart and meet where each
+The two take probabilities (B, classes) and are one number each. They pull apart and meet where each
 patch is sure of its class and the classes are equally large: one looks at rows, one at columns.
 """
 
@@ -44,3 +44,39 @@ def average_loss(probabilities: Tensor, shares: Sequence[float] | None = None) -
     targets = probabilities.new_tensor([count * each / sum(wanted) for each in wanted])
     worst = 2 * (count - targets.min())
     return (probabilities.sum(0) - targets).abs().sum() / worst
+
+
+def regrets(errors: Tensor, pictures: Tensor) -> Tensor:
+    """What each branch loses on each patch, in the decibels of the picture it lies in.
+
+    Were all patches of a picture to lose as this one does, its PSNR would fall by that much, to
+    first order: 10 / ln 10 (error - least error of any branch) / error of the picture. So a patch
+    without edges in a picture full of them counts little, as it does in the picture's PSNR.
+
+    Args:
+        errors: Mean squared error of each branch on each patch, (N, classes).
+        pictures: Number of the picture of each patch, (N,).
+
+    Returns:
+        (N, classes), 0 for the best branch of each patch.
+    """
+    count = int(pictures.max()) + 1
+    of_picture = errors.new_zeros(count).index_add_(0, pictures, errors[:, -1])
+    patches = torch.bincount(pictures, minlength=count)
+    mean = (of_picture / patches.clamp(min=1)).clamp(min=_SMALLEST_SQUARE)[pictures]
+    best = errors.min(1, keepdim=True).values
+    return 10 / math.log(10) * (errors - best) / mean[:, None]
+
+
+def patch_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Mean over pictures (B, C, H, W) of the root of their mean squared difference.
+
+    It asks for PSNR, the same whatever a picture's contrast: L1 over a batch hardly sees the smooth
+    patches of the simplest branch. Not in the paper.
+    """
+    squares = (output - target).square().mean((1, 2, 3))
+    return (squares + _SMALLEST_SQUARE).sqrt().mean()
+
+
+_SMALLEST_SQUARE = 1e-6
+"""Keeps the gradient of `patch_loss` finite: a quarter of a step of 8 bits, squared."""

@@ -17,7 +17,7 @@ up the weights of those before it. Starting it again goes on where it was.
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -48,9 +48,12 @@ from lowvis_shared.training import (
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from lowvis_classsr.branches import narrowed
 from lowvis_classsr.cost import branch_costs
 from lowvis_classsr.data import (
+    JudgedPatches,
     PatchBatches,
     Patches,
     Pixels,
@@ -60,7 +63,7 @@ from lowvis_classsr.data import (
     read_patch,
     to_batch,
 )
-from lowvis_classsr.losses import average_loss, class_loss
+from lowvis_classsr.losses import average_loss, class_loss, patch_loss, regrets
 from lowvis_classsr.model import BLOCK, PATCH, ClassSR, ClassSRConfig
 
 logger = logging.getLogger("lowvis")
@@ -69,6 +72,8 @@ STAGES = ("original", "branches", "classifier", "joint")
 
 _COLLAPSE_STEPS = 200
 """Steps over which the classifier must have used more than one class."""
+
+_JUDGED_AT_ONCE = 512
 
 _VALIDATED = 4000
 """Most patches of a validation, spread evenly over those held out."""
@@ -92,7 +97,9 @@ class TrainConfig(TrainingConfig):
         patch_step: Pixels between two patches.
         scorer: Who tells simple patches from hard ones: ``plain`` (bicubic), or a network of any
             installed package or of your own, such as ``pan-x4``.
-        hard_from_original: Start the hardest branch from ``original`` instead of from nothing.
+        from_original: Start the branches from ``original``, the narrower ones from its first
+            channels, instead of from nothing.
+        branch_loss: ``patch`` (`lowvis_classsr.losses.patch_loss`) or ``l1``, as the authors.
         batch_statistics: Let CARN's batch normalization follow the statistics of its batches, as
             the authors do, instead of leaving them at what they are.
         classifier_steps: Length of ``classifier``.
@@ -103,8 +110,12 @@ class TrainConfig(TrainingConfig):
         image_weight: Weight of the L1 loss of the blended picture.
         class_weight: Weight of Class-Loss.
         average_weight: Weight of Average-Loss.
-        label_weight: Weight of the cross-entropy with the classes that the scores give: not in the
-            paper, where the Class-Module finds its own; it gets there a hundred times sooner.
+        classifier_loss: What ``classifier`` minimizes. ``regret``: the decibels lost to the best
+            branch plus the price of the branch taken, over a table of what each branch makes of
+            each patch. ``paper``: the three losses above, on blended pictures.
+        judged: Patches in that table.
+        price: Decibels that the original network's cost is worth, for ``regret``: the higher, the
+            more patches go to narrow branches.
         shares: Shares of the classes that Average-Loss wants; equal ones when empty.
     """
 
@@ -119,7 +130,8 @@ class TrainConfig(TrainingConfig):
     patch: int = PATCH
     patch_step: int = 8
     scorer: str = "plain"
-    hard_from_original: bool = True
+    from_original: bool = True
+    branch_loss: str = "patch"
     batch_statistics: bool = False
     classifier_steps: int = 4000
     classifier_rate: float = 2e-4
@@ -129,12 +141,14 @@ class TrainConfig(TrainingConfig):
     image_weight: float = 1000.0
     class_weight: float = 0.5
     average_weight: float = 3.0
-    label_weight: float = 3.0
+    classifier_loss: str = "regret"
+    judged: int = 12_000
+    price: float = 0.2
     shares: list[float] = field(default_factory=list[float])
 
     _COUNTS: ClassVar[tuple[str, ...]] = (
         *TrainingConfig._COUNTS,
-        *("patch", "patch_step", "classifier_steps", "joint_steps", "routed_batch"),
+        *("patch", "patch_step", "classifier_steps", "joint_steps", "routed_batch", "judged"),
     )
 
     def check(self) -> None:
@@ -146,9 +160,14 @@ class TrainConfig(TrainingConfig):
             raise UsageError(f"patch={self.patch} is no multiple of {BLOCK}")
         if self.noise < 0 or (self.scale == 1) != (self.noise > 0):
             raise UsageError("scale=1 and a positive noise belong together", hint="task=denoise")
-        weights = (self.image_weight, self.class_weight, self.average_weight, self.label_weight)
-        if min(weights) < 0:
-            raise UsageError("weights of losses cannot be negative")
+        for name, value, known in (
+            ("branch_loss", self.branch_loss, ("patch", "l1")),
+            ("classifier_loss", self.classifier_loss, ("regret", "paper")),
+        ):
+            if value not in known:
+                raise UsageError(f"{name}={value} is not one of {', '.join(known)}")
+        if min(self.image_weight, self.class_weight, self.average_weight, self.price) < 0:
+            raise UsageError("weights of losses and the price cannot be negative")
         shape = self.shape
         average_loss(torch.ones(1, shape.classes), self.shares or None)
         if shape.classes == 1:
@@ -161,7 +180,7 @@ class TrainConfig(TrainingConfig):
 
 
 class SoftRouting(nn.Module):
-    """What is trained: a ClassSR that blends its branches, as a module of one output per step.
+    """What is trained of a ClassSR, as a module of one result per step.
 
     Batch normalization keeps the statistics of the branches' own training: those of a batch that
     every branch sees whole would not be those of the patches it is given in use.
@@ -169,17 +188,20 @@ class SoftRouting(nn.Module):
     Args:
         network: The ClassSR.
         freeze: Train the Class-Module alone.
+        blend: Return the blended pictures and the probabilities; the probabilities alone if not.
     """
 
-    def __init__(self, network: ClassSR, *, freeze: bool) -> None:
+    def __init__(self, network: ClassSR, *, freeze: bool, blend: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._blend = network, blend
         for branch in network.branches:
             branch.eval()
             branch.requires_grad_(not freeze)
 
-    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.blend(patches)
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        if self._blend:
+            return self.network.blend(patches)
+        return self.network.classifier(patches).softmax(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,20 +267,20 @@ def _train_branch(
     own = replace(config, output=str(stage_weights(config, stage).parent))
     path = stage_weights(config, stage)
     shape = config.shape
+    measure = F.l1_loss if config.branch_loss == "l1" else patch_loss
 
     def build() -> nn.Module:
         network = shape.build_branch(branch)
-        source = None if config.initial is None else Path(config.initial)
         original = stage_weights(config, "original")
-        hardest = patch_class == shape.classes - 1
-        if hardest and config.hard_from_original and original.is_file():
-            source = original
-        if source is not None:
-            tensors, _ = load_weights_file(source)
+        if patch_class is not None and config.from_original and original.is_file():
+            state, _ = load_weights_file(original)
+            network.load_state_dict(narrowed(state, shape.widths[-1], network))
+        elif config.initial is not None:
+            tensors, _ = load_weights_file(Path(config.initial))
             place = f"net{branch % shape.classes + 1}."  # in a file of the whole network
             tensors = {key.removeprefix(place): tensor for key, tensor in tensors.items()}
             needed = next(iter(network.state_dict()))
-            take_fitting(network, tensors, needed=needed, source=str(source))
+            take_fitting(network, tensors, needed=needed, source=config.initial)
         # Statistics of a few patches are noise. Left at 0 and 1 they make of batch normalization
         # a scale and a shift, and training and use the same.
         return network.train(config.batch_statistics)
@@ -274,10 +296,11 @@ def _train_branch(
             save_weights_file(path, network.state_dict(), notes, overwrite=True)
             return {"psnr": psnr}
 
-        def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-            return F.l1_loss(model(batch[0]), batch[1])
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return measure(model(batch[0]), batch[1])
 
-        return _training(own, fabric, build, material, rows, loss, validate, stage)
+        batches = _patches(material, rows, own, fabric)
+        return _training(own, build, batches, loss, validate, stage)
 
     train_network(own, fabric, prepare)
     return path
@@ -287,6 +310,7 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
     """Train the Class-Module, with the branches frozen or not."""
     path = stage_weights(config, stage)
     joint = stage == "joint"
+    by_regret = not joint and config.classifier_loss == "regret"
     rate = config.joint_rate if joint else config.classifier_rate
     own = replace(
         config,
@@ -297,6 +321,9 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
         floor=min(config.floor, rate),
     )
     shape = config.shape
+    watch = CollapseWatch(shape.classes)
+    costs = torch.tensor([each.macs for each in branch_costs(shape)], dtype=torch.float32)
+    shares = costs / costs[-1]
 
     def build() -> nn.Module:
         network = ClassSR(shape)
@@ -305,13 +332,26 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
         else:
             for index, branch in enumerate(network.branches):
                 branch.load_state_dict(_tensors(stage_weights(config, f"branch{index + 1}")))
-        return SoftRouting(network, freeze=not joint)
+        return SoftRouting(network, freeze=not joint, blend=not by_regret)
+
+    def blended_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        output, probabilities = model(batch[0])
+        watch.see(probabilities)
+        balance = average_loss(probabilities, config.shares or None)
+        return (
+            config.image_weight * F.l1_loss(output, batch[1])
+            + config.class_weight * class_loss(probabilities)
+            + config.average_weight * balance
+        )
+
+    def regret_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        probabilities = model(batch[0])
+        watch.see(probabilities)
+        return (probabilities * (batch[1] + config.price * shares.to(batch[1]))).sum(1).mean()
 
     def prepare(fabric: Fabric) -> Training:
         material = _material(config, fabric)
         low, high = _validation(material, material.rows(None, unseen=True), config)
-        watch = CollapseWatch(shape.classes)
-        costs = [each.macs for each in branch_costs(shape)]
         thresholds = material.patches.edge_thresholds(shape.classes)
 
         def validate(network: nn.Module, step: int) -> Mapping[str, float]:
@@ -327,26 +367,47 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
                 "psnr_thresholds": " ".join(f"{each:.4f}" for each in material.thresholds),
             }
             save_weights_file(path, routed.state_dict(), notes, overwrite=True)
-            shares = {f"share{index + 1}": float(each) for index, each in enumerate(counts)}
-            cost = sum(float(share) * each for share, each in zip(counts, costs, strict=True))
-            return {"psnr": psnr, **shares, "macs": cost / costs[-1]}
+            figures = {f"share{index + 1}": float(each) for index, each in enumerate(counts)}
+            return {"psnr": psnr, **figures, "macs": float(counts @ shares)}
 
-        def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-            output, probabilities = model(batch[0])
-            watch.see(probabilities)
-            balance = average_loss(probabilities, config.shares or None)
-            return (
-                config.image_weight * F.l1_loss(output, batch[1])
-                + config.class_weight * class_loss(probabilities)
-                + config.average_weight * balance
-                + config.label_weight * F.nll_loss(probabilities.clamp(min=1e-6).log(), batch[2])
-            )
-
-        rows = material.rows(None)
-        return _training(own, fabric, build, material, rows, loss, validate, stage)
+        if not by_regret:
+            batches = _patches(material, material.rows(None), own, fabric)
+            return _training(own, build, batches, blended_loss, validate, stage)
+        branches = cast("SoftRouting", build()).network.branches
+        batches = _judge(material, branches, own, fabric)
+        return _training(own, build, batches, regret_loss, validate, stage)
 
     train_network(own, fabric, prepare)
     return path
+
+
+def _judge(
+    material: Material, branches: Sequence[nn.Module], config: TrainConfig, fabric: Fabric
+) -> JudgedPatches:
+    """Let every branch upscale patches of all photographs, and note what it loses."""
+    generator = np.random.default_rng([config.seed, 1])
+    rows = material.rows(None)
+    if len(rows) > config.judged:
+        rows = np.sort(generator.choice(rows, config.judged, replace=False))
+    logger.info("judging %d patches by %d branches", len(rows), len(branches))
+    lows: list[Pixels] = []
+    errors: list[Tensor] = []
+    for part in np.array_split(rows, -(-len(rows) // _JUDGED_AT_ONCE)):
+        pairs = [read_patch(material.photos, material.patches, int(row)) for row in part]
+        low = np.stack([degrade(each, config.noise, generator) for each, _ in pairs])
+        high = to_batch(np.stack([each for _, each in pairs]))
+        lows.append(low)
+        outputs = [_in_parts(branch.to(fabric.device), to_batch(low)) for branch in branches]
+        squares = [(each.clamp(0, 1) - high).square().mean((1, 2, 3)) for each in outputs]
+        errors.append(torch.stack(squares, 1))
+    photos = torch.from_numpy(material.patches.photo[rows].astype(np.int64))
+    return JudgedPatches(
+        np.concatenate(lows),
+        regrets(torch.cat(errors), photos).numpy(),
+        batch=config.batch,
+        seed=config.seed,
+        rank=fabric.global_rank,
+    )
 
 
 class CollapseWatch:
@@ -382,28 +443,31 @@ class CollapseWatch:
         return collapsed
 
 
+def _patches(
+    material: Material, rows: NDArray[np.int64], config: TrainConfig, fabric: Fabric
+) -> PatchBatches:
+    return PatchBatches(
+        material.photos,
+        material.patches,
+        rows,
+        batch=config.batch,
+        noise=config.noise,
+        seed=config.seed,
+        rank=fabric.global_rank,
+    )
+
+
 def _training(
     config: TrainConfig,
-    fabric: Fabric,
     build: Callable[[], nn.Module],
-    material: Material,
-    rows: NDArray[np.int64],
-    loss: Callable[[nn.Module, tuple[Tensor, Tensor, Tensor]], Tensor],
+    batches: Dataset[tuple[Tensor, Tensor]],
+    loss: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor],
     validate: Callable[[nn.Module, int], Mapping[str, float]],
     stage: str,
 ) -> Training:
     return Training(
         build=build,
-        batches=PatchBatches(
-            material.photos,
-            material.patches,
-            rows,
-            material.patches.classes(material.thresholds),
-            batch=config.batch,
-            noise=config.noise,
-            seed=config.seed,
-            rank=fabric.global_rank,
-        ),
+        batches=batches,
         loss=loss,
         validate=validate,
         title=f"{config.network}, {stage}",
