@@ -83,6 +83,22 @@ def test_one_pass_judges_every_cell_as_if_alone(size: tuple[int, int], cell: int
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("cell", "every"), [(16, 2), (32, 2), (24, 3)])
+@pytest.mark.parametrize("size", SIZES)
+def test_some_blocks_vote_for_all(size: tuple[int, int], cell: int, every: int) -> None:
+    classifier, image = lively_classifier(), picture(*size)
+    found = classifier_logits(classifier, image, cell, every=every)
+    height, width = (-(-each // 4) for each in size)
+    missing = (0, 4 * width - size[1], 0, 4 * height - size[0])
+    blocks = classifier.block_logits(F.pad(image, missing, mode="replicate"))[
+        :, :, ::every, ::every
+    ]
+    kernel = cell // 4 // every
+    means = F.avg_pool2d(blocks, kernel, ceil_mode=True, count_include_pad=False)
+    assert found.shape == (-(-size[0] // cell), -(-size[1] // cell), 3)
+    np.testing.assert_allclose(found, means[0].permute(1, 2, 0), rtol=0, atol=1e-5)
+
+
 def test_cells_are_judged_apart() -> None:
     """What the test above would miss if all logits were about the same."""
     logits = classifier_logits(lively_classifier(), picture(64, 96), 32)
@@ -103,9 +119,9 @@ def test_strips_change_nothing(height: int, monkeypatch: pytest.MonkeyPatch) -> 
     shapes: list[int] = []
     judge = classifier.block_logits
 
-    def watch(strip: Tensor) -> Tensor:
+    def watch(strip: Tensor, every: int) -> Tensor:
         shapes.append(strip.shape[2])
-        return judge(strip)
+        return judge(strip, every)
 
     monkeypatch.setattr(classifier, "block_logits", watch)
     np.testing.assert_allclose(classifier_logits(classifier, image, 24), whole, atol=1e-6)

@@ -59,6 +59,7 @@ def tiny(photos: Path, output: Path, **changes: Any) -> TrainConfig:
         checkpoint_every=2,
         validate_every=6,
         average=0.5,
+        hardest_alone=True,
         precision="fp32",
         device="cpu",
     )
@@ -197,6 +198,18 @@ def test_branches_go_on_from_the_original(photos: Path, tmp_path: Path) -> None:
     assert not torch.equal(
         tensors(stage_weights(other, "branch1"))["tail_conv.weight"], narrow["tail_conv.weight"]
     )
+
+
+def test_the_hardest_branch_is_the_original_unless_asked_otherwise(
+    photos: Path, tmp_path: Path
+) -> None:
+    settings = {"steps": 2, "validate_every": 2, "classifier_steps": 2, "hardest_alone": False}
+    config = tiny(photos, tmp_path, **settings)
+    for stage in ("original", "branches", "classifier"):
+        path = train(replace(config, stage=stage))
+    assert not stage_weights(config, "branch3").exists()
+    assert equal(part(path, "net3."), tensors(stage_weights(config, "original")))
+    assert equal(part(path, "net1."), tensors(stage_weights(config, "branch1")))
 
 
 def test_given_weights_are_a_start(photos: Path, tmp_path: Path, finished: TrainConfig) -> None:
@@ -417,8 +430,9 @@ def composed(*overrides: str) -> TrainConfig:
         ("patch-16", {"patch": 16}),
         ("patch-48", {"patch": 48}),
         ("patch-64", {"patch": 64}),
-        ("no-class-loss", {"class_weight": 0.0}),
-        ("no-average-loss", {"average_weight": 0.0}),
+        ("paper-losses", {"classifier_loss": "paper"}),
+        ("no-class-loss", {"class_weight": 0.0, "classifier_loss": "paper"}),
+        ("no-average-loss", {"average_weight": 0.0, "classifier_loss": "paper"}),
     ],
 )
 def test_ablations_change_what_their_names_say(ablation: str, changed: dict[str, Any]) -> None:
@@ -426,7 +440,7 @@ def test_ablations_change_what_their_names_say(ablation: str, changed: dict[str,
 
 
 def test_all_ablations_are_tested() -> None:
-    assert len(names("ablation")) == 9
+    assert len(names("ablation")) == 10
 
 
 @pytest.mark.parametrize("recipe", names("recipe"))

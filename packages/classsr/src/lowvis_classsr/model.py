@@ -86,13 +86,19 @@ class Classifier(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.lastOut(self.CondNet(image).mean((2, 3)))
 
-    def block_logits(self, image: Tensor) -> Tensor:
+    def block_logits(self, image: Tensor, every: int = 1) -> Tensor:
         """Logits of every whole block in one pass: (B, 3, H, W) -> (B, classes, H//4, W//4).
 
         Averaged over the blocks of any patch they are the logits of that patch.
+
+        Args:
+            image: (B, 3, H, W) RGB in 0..1.
+            every: Take one block of so many, in each direction, beginning with the first.
         """
+        first = cast("nn.Conv2d", self.CondNet[0])
+        blocks = F.conv2d(image, first.weight, first.bias, stride=BLOCK * every)
         weight = self.lastOut.weight[:, :, None, None]
-        return F.conv2d(self.CondNet(image), weight, self.lastOut.bias)
+        return F.conv2d(self.CondNet[1:](blocks), weight, self.lastOut.bias)
 
 
 class ClassSR(nn.Module):

@@ -59,6 +59,12 @@ The networks look further (7, 21, 35 pixels and, in RCAN, everywhere), but hardl
 there: with 4 pixels a tenth of a percent of the values moves by more than a step of 8 bits.
 """
 
+_EVERY = 2
+"""Of so many blocks of 4x4 pixels, in each direction, one votes on the class of a cell.
+
+The Class-Module has 15 % of the multiplications of FSRCNN, with a quarter of the blocks 4 %.
+"""
+
 _WHOLE_HALO = 12
 """Most pixels of context around a tile of a picture that the original network upscales alone.
 
@@ -196,6 +202,7 @@ class Upscaler:
             )
         self.scale = self.network.config.scale
         self.cell = _patch_side(self.weights)
+        self._every = _EVERY if self.cell % PATCH == 0 else 1  # smaller cells need all their votes
         self.device = choose_device(device)
         kind = "cpu" if self.device.type == "cpu" else "cuda"
         self._batch_pixels = _BATCH_PIXELS[kind]
@@ -302,14 +309,18 @@ class Upscaler:
 
     def _judging_macs(self, image: Tensor) -> float:
         """Multiply-accumulates of judging a picture; edges take none."""
-        each = classifier_cost(len(self._costs)) if self.router == "classifier" else 0.0
-        return each * image.shape[2] * image.shape[3]
+        if self.router == "edges":
+            return 0.0
+        pixels = image.shape[2] * image.shape[3]
+        return classifier_cost(len(self._costs)) * pixels / self._every**2
 
     def _judge(self, image: Tensor) -> Logits:
         if self.router == "edges":
             return edge_logits(image, self.weights.edge_thresholds, self.cell)
         with exact_float32():
-            return classifier_logits(self._classifier, image.to(self.device), self.cell)
+            return classifier_logits(
+                self._classifier, image.to(self.device), self.cell, every=self._every
+            )
 
     def _whole_halo(self) -> int:
         radius = self.network.branches[-1].receptive_radius

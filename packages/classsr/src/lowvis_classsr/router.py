@@ -92,7 +92,9 @@ class Route:
 
 
 @torch.inference_mode()
-def classifier_logits(classifier: Classifier, image: Tensor, cell: int) -> Logits:
+def classifier_logits(
+    classifier: Classifier, image: Tensor, cell: int, *, every: int = 1
+) -> Logits:
     """Judge the cells of a picture in one dense pass of the Class-Module.
 
     Args:
@@ -100,19 +102,20 @@ def classifier_logits(classifier: Classifier, image: Tensor, cell: int) -> Logit
         image: (1, 3, H, W) RGB in 0..1, on the classifier's device.
         cell: Side of a cell in pixels, a multiple of 4. Cells at the right and bottom border are
             judged by what they hold.
+        every: Let one block of so many vote, in each direction; 4 times it must divide ``cell``.
 
     Returns:
         Logits (rows, columns, classes), float32.
     """
     height, width = image.shape[2:]
-    kernel = cell // BLOCK
+    kernel = cell // (BLOCK * every)
     rows = max(_STRIP // cell, 1) * cell
     parts: list[Tensor] = []
     for top in range(0, height, rows):
         strip = image[:, :, top : top + rows]
         # Whole blocks: what is missing repeats the border.
         missing = (0, -width % BLOCK, 0, -strip.shape[2] % BLOCK)
-        blocks = classifier.block_logits(F.pad(strip, missing, mode="replicate"))
+        blocks = classifier.block_logits(F.pad(strip, missing, mode="replicate"), every)
         parts.append(F.avg_pool2d(blocks, kernel, ceil_mode=True, count_include_pad=False))
     return torch.cat(parts, 2)[0].permute(1, 2, 0).float().cpu().numpy()
 

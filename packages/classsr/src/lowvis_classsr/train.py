@@ -6,7 +6,7 @@ Two processes:  ``torchrun --nproc-per-node 2 -m lowvis_classsr.train photos=FOL
 ``stage=all`` runs one after the other what ``stage=...`` runs alone (Section 3.4):
 
 - ``original``: the widest network on all patches, which the others are compared with;
-- ``branches``: each branch on the patches of its class;
+- ``branches``: each branch on the patches of its class, but for the hardest, which is the original;
 - ``classifier``: the Class-Module, with the branches as they are;
 - ``joint``: everything together.
 
@@ -99,6 +99,8 @@ class TrainConfig(TrainingConfig):
             installed package or of your own, such as ``pan-x4``.
         from_original: Start the branches from ``original``, the narrower ones from its first
             channels, instead of from nothing.
+        hardest_alone: Train the hardest branch on its class too, as the authors do, instead of
+            taking ``original`` as it is, which is better where it upscales a picture alone.
         branch_loss: ``patch`` (`lowvis_classsr.losses.patch_loss`) or ``l1``, as the authors.
         batch_statistics: Let CARN's batch normalization follow the statistics of its batches, as
             the authors do, instead of leaving them at what they are.
@@ -131,6 +133,7 @@ class TrainConfig(TrainingConfig):
     patch_step: int = 8
     scorer: str = "plain"
     from_original: bool = True
+    hardest_alone: bool = False
     branch_loss: str = "patch"
     batch_statistics: bool = False
     classifier_steps: int = 4000
@@ -247,8 +250,9 @@ def train(config: TrainConfig) -> Path:
         if stage == "original":
             path = _train_branch(config, fabric, "original", -1, None)
         elif stage == "branches":
-            for index in range(config.shape.classes):
-                path = _train_branch(config, fabric, f"branch{index + 1}", index, index)
+            for index, name in enumerate(_branch_stages(config)):
+                if name != "original":
+                    path = _train_branch(config, fabric, name, index, index)
         else:
             path = _train_routed(config, fabric, stage)
     return path
@@ -258,6 +262,12 @@ def stage_weights(config: TrainConfig, stage: str) -> Path:
     """Path of the weights that a stage writes, ``branch1`` and so on among the stages."""
     name = "classsr_" * (stage in STAGES[2:]) + config.network
     return Path(config.output) / stage / f"{name}.safetensors"
+
+
+def _branch_stages(config: TrainConfig) -> list[str]:
+    """Names of the stages that the branches come from, simple to hard."""
+    names = [f"branch{index + 1}" for index in range(config.shape.classes)]
+    return names if config.hardest_alone else [*names[:-1], "original"]
 
 
 def _train_branch(
@@ -330,8 +340,8 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
         if joint:
             network.load_state_dict(_tensors(stage_weights(config, "classifier")))
         else:
-            for index, branch in enumerate(network.branches):
-                branch.load_state_dict(_tensors(stage_weights(config, f"branch{index + 1}")))
+            for name, branch in zip(_branch_stages(config), network.branches, strict=True):
+                branch.load_state_dict(_tensors(stage_weights(config, name)))
         return SoftRouting(network, freeze=not joint, blend=not by_regret)
 
     def blended_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
