@@ -175,6 +175,7 @@ def test_a_mean_is_of_pictures_and_not_of_pixels() -> None:
             shares=shares,
             macs=macs,
             full_macs=full,
+            branch_share=paper,
             paper_share=paper,
             seconds=1.0,
         )

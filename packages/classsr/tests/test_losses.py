@@ -118,17 +118,19 @@ def test_impossible_shares_are_refused(shares: list[float]) -> None:
         average_loss(torch.full((4, 3), 1 / 3), shares)
 
 
-def test_regrets_are_decibels_of_the_picture() -> None:
-    """Two pictures of two patches; of each branch's errors only those of one patch differ."""
-    errors = torch.tensor([[2.0, 1.0], [4.0, 3.0], [0.3, 0.1], [0.1, 0.3]]) * 1e-3
+def test_regrets_are_decibels_of_patch_and_picture() -> None:
+    """Two pictures of two patches: the means of the last branch are 2.5e-3 and 0.2e-3."""
+    errors = torch.tensor([[2.0, 1.0], [5.0, 4.0], [0.3, 0.1], [0.1, 0.3]]) * 1e-3
     found = regrets(errors, torch.tensor([0, 0, 1, 1]))
     factor = 10 / math.log(10)
-    expected = factor * torch.tensor([[0.5, 0.0], [0.5, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    first, second = (factor / math.sqrt(2.5 * best) for best in (1, 4))
+    third = factor * 0.2 / math.sqrt(0.2 * 0.1)
+    expected = torch.tensor([[first, 0.0], [second, 0.0], [third, 0.0], [0.0, third]])
     torch.testing.assert_close(found, expected)
 
 
-def test_a_small_regret_is_what_the_psnr_falls_by() -> None:
-    errors = torch.tensor([[1.001, 1.0], [3.0, 3.0]]) * 1e-3
+def test_a_small_regret_of_a_patch_like_its_picture_is_what_psnr_falls_by() -> None:
+    errors = torch.tensor([[1.001, 1.0], [1.0, 1.0]]) * 1e-3
     lost = float(regrets(errors, torch.tensor([0, 0]))[:, 0].mean())
     before, after = (-10 * math.log10(float(each)) for each in errors.mean(0).flip(0))
     assert lost == pytest.approx(before - after, rel=1e-3)

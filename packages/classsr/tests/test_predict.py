@@ -347,6 +347,8 @@ def test_costs_are_those_of_windows_and_of_judging(weights: Path, whole: Upscale
     assert min(report.shares) > 0.1
     paper = sum(s * macs for s, macs in zip(report.shares, FSRCNN_PAPER_MACS, strict=True))
     assert report.paper_share == pytest.approx(paper / FSRCNN_PAPER_MACS[-1], rel=1e-9)
+    true = np.array(report.shares) @ np.array(FSRCNN_MACS)
+    assert report.branch_share == pytest.approx(true / FSRCNN_MACS[-1], rel=1e-9)
     assert report.seconds > 0
 
     _, report = whole.run(Picture(pixels))
@@ -385,6 +387,7 @@ def test_a_report_says_what_happened(
         shares=(0.25, 0.75),
         macs=3e9,
         full_macs=4e9,
+        branch_share=0.7,
         paper_share=0.5,
         seconds=1.5,
     )

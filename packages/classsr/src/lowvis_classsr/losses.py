@@ -47,11 +47,12 @@ def average_loss(probabilities: Tensor, shares: Sequence[float] | None = None) -
 
 
 def regrets(errors: Tensor, pictures: Tensor) -> Tensor:
-    """What each branch loses on each patch, in the decibels of the picture it lies in.
+    """What each branch loses on each patch in decibels, the better its picture is, the more.
 
-    Were all patches of a picture to lose as this one does, its PSNR would fall by that much, to
-    first order: 10 / ln 10 (error - least error of any branch) / error of the picture. So a patch
-    without edges in a picture full of them counts little, as it does in the picture's PSNR.
+    10 / ln 10 (error - least error of any branch) over the geometric mean of the error of the
+    picture and the least error of the patch. With the former alone it would be what the picture's
+    PSNR falls by, were all its patches to lose so; but large pictures are more of a kind than the
+    small ones at hand, where smooth patches lie among hard ones and seem to cost nothing.
 
     Args:
         errors: Mean squared error of each branch on each patch, (N, classes).
@@ -63,9 +64,11 @@ def regrets(errors: Tensor, pictures: Tensor) -> Tensor:
     count = int(pictures.max()) + 1
     of_picture = errors.new_zeros(count).index_add_(0, pictures, errors[:, -1])
     patches = torch.bincount(pictures, minlength=count)
-    mean = (of_picture / patches.clamp(min=1)).clamp(min=_SMALLEST_SQUARE)[pictures]
+    mean = (of_picture / patches.clamp(min=1))[pictures, None]
     best = errors.min(1, keepdim=True).values
-    return 10 / math.log(10) * (errors - best) / mean[:, None]
+    least = _SMALLEST_SQUARE
+    scale = (mean.clamp(min=least) * best.clamp(min=least)).sqrt()
+    return 10 / math.log(10) * (errors - best) / scale
 
 
 def patch_loss(output: Tensor, target: Tensor) -> Tensor:

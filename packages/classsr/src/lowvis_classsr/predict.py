@@ -100,8 +100,9 @@ class Report:
         shares: Share of the picture that each branch upscaled, simple to hard.
         macs: Multiply-accumulates, context and judging included.
         full_macs: Those of the original network on the whole picture.
-        paper_share: The paper's figure: the mean cost of a tile over the cost of a hard one,
-            context and judging left out, transposed convolutions as the paper counts them.
+        branch_share: The mean cost of a pixel in its branch over that in the widest, context and
+            judging left out.
+        paper_share: The same as the paper counts transposed convolutions: its figure.
         seconds: Time of it all.
         routes: Which branch upscaled what; empty for ``whole``.
     """
@@ -111,6 +112,7 @@ class Report:
     shares: tuple[float, ...]
     macs: float
     full_macs: float
+    branch_share: float
     paper_share: float
     seconds: float
     routes: tuple[Route, ...] = ()
@@ -279,6 +281,7 @@ class Upscaler:
             shares=tuple(float(each) for each in areas),
             macs=macs,
             full_macs=full,
+            branch_share=float(areas @ self._costs / self._costs[-1]),
             paper_share=float(areas @ paper / paper[-1]),
             seconds=time.perf_counter() - start,
             routes=() if whole else tuple(routes),

@@ -174,8 +174,9 @@ def measure_stand_in_row(row: Row, context: Context) -> Measurement:
 
     ``measure`` holds ``network``, ``dataset`` (``2k`` or ``4k``), ``path``, ``router`` and
     ``budget`` of the upscaler where they are not its own, and ``figure``: ``psnr`` in dB, ``share``
-    (multiply-accumulates in percent of the original network's), ``paper_share`` (as the paper
-    counts) or ``gain`` (PSNR less that of the original network on whole pictures).
+    (multiply-accumulates in percent of the original network's), ``branch_share`` (without context
+    and judging), ``paper_share`` (as the paper counts) or ``gain`` (PSNR less that of the original
+    network on whole pictures).
 
     Raises:
         Unavailable: There are no weights of ours, or the photographs are not here.

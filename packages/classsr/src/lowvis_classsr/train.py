@@ -75,6 +75,9 @@ _COLLAPSE_STEPS = 200
 
 _JUDGED_AT_ONCE = 512
 
+_TEMPERATURE = 0.1
+"""Decibels by which ``regret`` lets the classifier hesitate."""
+
 _VALIDATED = 4000
 """Most patches of a validation, spread evenly over those held out."""
 
@@ -113,8 +116,9 @@ class TrainConfig(TrainingConfig):
         class_weight: Weight of Class-Loss.
         average_weight: Weight of Average-Loss.
         classifier_loss: What ``classifier`` minimizes. ``regret``: the decibels lost to the best
-            branch plus the price of the branch taken, over a table of what each branch makes of
-            each patch. ``paper``: the three losses above, on blended pictures.
+            branch plus the price of the branch taken, expected over the probabilities, less a
+            little of their entropy, from a table of what each branch makes of each patch.
+            ``paper``: the three losses above, on blended pictures.
         judged: Patches in that table.
         price: Decibels that the original network's cost is worth, for ``regret``: the higher, the
             more patches go to narrow branches.
@@ -136,8 +140,8 @@ class TrainConfig(TrainingConfig):
     hardest_alone: bool = False
     branch_loss: str = "patch"
     batch_statistics: bool = False
-    classifier_steps: int = 4000
-    classifier_rate: float = 2e-4
+    classifier_steps: int = 5000
+    classifier_rate: float = 1e-3
     joint_steps: int = 4000
     joint_rate: float = 2e-4
     routed_batch: int = 48
@@ -146,7 +150,7 @@ class TrainConfig(TrainingConfig):
     average_weight: float = 3.0
     classifier_loss: str = "regret"
     judged: int = 12_000
-    price: float = 0.2
+    price: float = 0.5
     shares: list[float] = field(default_factory=list[float])
 
     _COUNTS: ClassVar[tuple[str, ...]] = (
@@ -282,15 +286,15 @@ def _train_branch(
     def build() -> nn.Module:
         network = shape.build_branch(branch)
         original = stage_weights(config, "original")
-        if patch_class is not None and config.from_original and original.is_file():
-            state, _ = load_weights_file(original)
-            network.load_state_dict(narrowed(state, shape.widths[-1], network))
-        elif config.initial is not None:
+        if config.initial is not None:
             tensors, _ = load_weights_file(Path(config.initial))
             place = f"net{branch % shape.classes + 1}."  # in a file of the whole network
             tensors = {key.removeprefix(place): tensor for key, tensor in tensors.items()}
             needed = next(iter(network.state_dict()))
             take_fitting(network, tensors, needed=needed, source=config.initial)
+        elif patch_class is not None and config.from_original and original.is_file():
+            state, _ = load_weights_file(original)
+            network.load_state_dict(narrowed(state, shape.widths[-1], network))
         # Statistics of a few patches are noise. Left at 0 and 1 they make of batch normalization
         # a scale and a shift, and training and use the same.
         return network.train(config.batch_statistics)
@@ -357,7 +361,11 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
     def regret_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         probabilities = model(batch[0])
         watch.see(probabilities)
-        return (probabilities * (batch[1] + config.price * shares.to(batch[1]))).sum(1).mean()
+        losses = batch[1] + config.price * shares.to(batch[1])
+        # Least where the logits are the expected losses over -_TEMPERATURE: so they never
+        # saturate, and a penalty on the cost is a price in decibels.
+        surprises = _TEMPERATURE * probabilities.clamp(min=1e-9).log()
+        return (probabilities * (losses + surprises)).sum(1).mean()
 
     def prepare(fabric: Fabric) -> Training:
         material = _material(config, fabric)

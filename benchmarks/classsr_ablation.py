@@ -1,0 +1,161 @@
+"""The ablations of ClassSR and its second task, trained for minutes from our own weights.
+
+    python benchmarks/classsr_ablation.py PHOTOS [--output runs/ablation]
+
+Afterwards ``python -m lowvis_shared.reproduce update`` brings the table into the README.
+
+Every row but the last starts from the widest branch of the embedded ClassSR-FSRCNN, trains the
+narrower branches and the Class-Module by ``lowvis-classsr train ablation=NAME``, and is measured on
+the 2K stand-ins: so rows differ in what is ablated alone. The last row trains all of
+``task=denoise``. The training is short, so compare rows, not papers. The result is written as
+benchmarks/results/bench/classsr-ablation.json.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_module
+from lowvis_classsr.evaluate import ReducedPair, measure, stand_ins
+from lowvis_classsr.model import PATCH
+from lowvis_classsr.predict import Upscaler
+from lowvis_classsr.train import TrainConfig, stage_weights, train
+from lowvis_classsr.weights import open_weights
+from lowvis_shared.checkpoint import save_weights_file
+from lowvis_shared.device import environment
+from lowvis_shared.reproduce import markdown_table
+from omegaconf import OmegaConf
+
+RESULT = Path(__file__).parent / "results" / "bench" / "classsr-ablation.json"
+
+ABLATIONS = (
+    *("none", "paper-losses", "no-class-loss", "no-average-loss"),
+    *("classes-2", "classes-4", "classes-5"),
+    *("patch-16", "patch-48", "patch-64"),
+)
+
+SAME_BRANCHES = ("paper-losses", "no-class-loss", "no-average-loss")
+"""Those that only train another Class-Module on the branches of ``none``."""
+
+SHORT = {
+    "network": "fsrcnn",
+    "steps": 2000,
+    "classifier_steps": 1000,
+    "classifier_rate": 1e-3,
+    "warmup": 50,
+    "judged": 4000,
+    "validate_every": 1000,
+    "checkpoint_every": 1000,
+    "precision": "fp32",
+}
+
+PATCHES = 4
+"""Patches of 32 in a step of a branch; of other sizes as many as have their pixels."""
+
+BLENDED_STEPS = 300
+"""Steps of the Class-Module by the paper's losses, each of which takes eight times as long."""
+
+DENOISED = 512
+"""Long side of the pictures of the second task, which stay their size."""
+
+
+def configured(photos: Path, output: Path, *overrides: str, **changes: Any) -> TrainConfig:
+    """Return the settings of a row."""
+    with initialize_config_module("lowvis_classsr.conf", version_base="1.3"):
+        settings = compose("train", [f"photos={photos}", f"output={output}", *overrides])
+        config = cast("TrainConfig", OmegaConf.to_object(settings))
+    batch = max(1, PATCHES * PATCH**2 // config.patch**2)
+    return replace(config, batch=batch, **(SHORT | changes))
+
+
+def run_stages(config: TrainConfig, *stages: str) -> Path:
+    """Train stages one after the other and return the last one's weights."""
+    path = Path()
+    for stage in stages:
+        path = train(replace(config, stage=stage))
+    return path
+
+
+def ablate(name: str, photos: Path, folder: Path) -> Path:
+    """Train one ablation and return its weights."""
+    changes: dict[str, Any] = {}
+    if name in SAME_BRANCHES:
+        changes = {"classifier_steps": BLENDED_STEPS, "validate_every": BLENDED_STEPS}
+    config = configured(photos, folder / name, f"ablation={name}", **changes)
+    original = open_weights("own", "fsrcnn").network.branches[-1]
+    save_weights_file(stage_weights(config, "original"), original.state_dict(), {}, overwrite=True)
+    if name not in SAME_BRANCHES:
+        return run_stages(config, "branches", "classifier")
+    for branch in ("branch1", "branch2"):
+        source = folder / "none" / branch
+        shutil.copytree(source, Path(config.output) / branch, dirs_exist_ok=True)
+    return run_stages(config, "classifier")
+
+
+def row(name: str, path: Path, pairs: list[ReducedPair], seconds: float) -> dict[str, Any]:
+    """Measure weights by their routes, and by their widest branch alone."""
+    routed = measure(Upscaler(weights=path, path="routed", precision="fp32", device="cpu"), pairs)
+    whole = measure(Upscaler(weights=path, path="whole", precision="fp32", device="cpu"), pairs)
+    return {
+        "name": name,
+        "psnr": routed.psnr,
+        "whole_psnr": whole.psnr,
+        "share": routed.share,
+        "shares": routed.shares,
+        "seconds_of_training": seconds,
+    }
+
+
+COLUMNS = ("ablation", "PSNR, dB", "lost, dB", "multiplications", "classes, simple to hard, %")
+
+
+def table_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Return the table as text."""
+    return [
+        [
+            str(each["name"]),
+            f"{each['psnr']:.2f}",
+            f"{each['whole_psnr'] - each['psnr']:.2f}",
+            f"{each['share']:.0%}",
+            " / ".join(f"{100 * share:.0f}" for share in each["shares"]),
+        ]
+        for each in rows
+    ]
+
+
+def main() -> None:
+    """Train, measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("photos", type=Path, help="folder of photographs to train on")
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for name in ABLATIONS:
+        start = time.perf_counter()
+        path = ablate(name, options.photos, options.output)
+        rows.append(row(name, path, stand_ins("2k"), time.perf_counter() - start))
+        print(markdown_table(COLUMNS, table_rows(rows[-1:])), flush=True)
+    start = time.perf_counter()
+    config = configured(options.photos, options.output / "denoise", "task=denoise")
+    path = run_stages(config, "original", "branches", "classifier")
+    pairs = [
+        replace(each, side=DENOISED, noise=config.noise) for each in stand_ins("2k", config.scale)
+    ]
+    rows.append(row("task=denoise", path, pairs, time.perf_counter() - start))
+    content = {
+        "command": "benchmarks/classsr_ablation.py PHOTOS",
+        "settings": SHORT,
+        "environment": environment(),
+        "table": {"columns": COLUMNS, "rows": table_rows(rows)},
+        "rows": rows,
+    }
+    RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(markdown_table(COLUMNS, table_rows(rows)))
+
+
+if __name__ == "__main__":
+    main()
