@@ -43,11 +43,11 @@ SAME_BRANCHES = ("paper-losses", "no-class-loss", "no-average-loss")
 
 SHORT = {
     "network": "fsrcnn",
-    "steps": 2000,
+    "steps": 1000,
     "classifier_steps": 1000,
     "classifier_rate": 1e-3,
     "warmup": 50,
-    "judged": 4000,
+    "judged": 2000,
     "validate_every": 1000,
     "checkpoint_every": 1000,
     "precision": "fp32",

@@ -1,6 +1,6 @@
 """Speed of ClassSR against the authors' way and against the original network, in one run.
 
-    python benchmarks/classsr_speed.py [--networks fsrcnn] [--sets 2k 4k] [--weights FILE]
+    python benchmarks/classsr_speed.py [--cases fsrcnn/2k fsrcnn/4k ...] [--weights FILE]
 
 Afterwards ``python -m lowvis_shared.reproduce update`` brings the table into the README.
 
@@ -10,7 +10,8 @@ upscaled in turn by
 - the authors' way: patches of 32 with steps of 28, one by one, each rounded to 8 bits;
 - the original network (the widest branch) on the whole picture, as a plain module and as one that
   is laid out channels last;
-- ours: ``Upscaler`` as the command has it, and what it makes of the original network alone.
+- ours: ``Upscaler`` as the command has it, what it makes of the original network alone, and
+  routed in any case.
 
 All of them see a picture before the next picture comes, so that a change in the load of the machine
 meets all alike. The result is written as benchmarks/results/bench/classsr-MACHINE.json.
@@ -42,6 +43,9 @@ from lowvis_shared.reproduce import markdown_table
 from numpy.typing import NDArray
 from torch import nn
 
+CASES = ("fsrcnn/2k", "fsrcnn/4k", "carn/2k", "srresnet/2k")
+"""The larger networks take minutes on the smaller pictures already."""
+
 RESULTS = Path(__file__).parent / "results" / "bench"
 
 AUTHORS = "authors' way: patches one by one"
@@ -49,6 +53,7 @@ PLAIN = "original network, whole picture"
 FAIR = "the same, channels last"
 OURS_WHOLE = "lowvis, original network alone"
 OURS = "lowvis"
+OURS_ROUTED = "lowvis, --path routed"
 
 Way = Callable[[Pixels], NDArray[Any]]
 
@@ -141,6 +146,9 @@ def compare(
         OURS_WHOLE: Upscaler(
             network, weights=weights, path="whole", device=device.type, precision="fp32"
         ),
+        OURS_ROUTED: Upscaler(
+            network, weights=weights, path="routed", device=device.type, precision="fp32"
+        ),
         OURS: Upscaler(network, weights=weights, device=device.type, precision="fp32"),
     }
     ways: dict[str, Way | Upscaler] = {
@@ -219,22 +227,19 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--networks", nargs="+", default=["fsrcnn"], choices=list(BRANCHES))
-    parser.add_argument("--sets", nargs="+", default=["2k", "4k"])
+    parser.add_argument("--cases", nargs="+", default=CASES, help="network/set")
     parser.add_argument("--weights", default="own")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--pictures", type=int, default=None, help="only so many of each set")
     parser.add_argument("--output", type=Path, default=None, help="another file for the result")
     options = parser.parse_args()
     device = choose_device(options.device)
     rows: list[dict[str, Any]] = []
-    for network in options.networks:
-        for name in options.sets:
-            rows += compare(
-                network, options.weights, name, device, options.repeats, options.pictures
-            )
-            print(markdown_table(COLUMNS, table_rows(rows)), flush=True)
+    for case in options.cases:
+        network, name = case.split("/")
+        rows += compare(network, options.weights, name, device, options.repeats, options.pictures)
+        print(markdown_table(COLUMNS, table_rows(rows)), flush=True)
     path = options.output or RESULTS / f"classsr-{device.type}.json"
     content = {
         "command": " ".join(["benchmarks/classsr_speed.py", *sys.argv[1:]]),

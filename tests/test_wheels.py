@@ -149,7 +149,7 @@ def test_wheel_holds_what_it_must(wheels: Path) -> None:
         names = zipfile.ZipFile(wheel).namelist()
         assert any(name.endswith("/py.typed") for name in names), wheel
         assert any(re.search(r"licenses?/LICENSE$", name) for name in names), wheel
-        assert wheel.stat().st_size < 8 * 2**20, wheel
+        assert wheel.stat().st_size < 10 * 2**20, wheel
 
 
 def test_pan_upscales_offline_from_its_wheel(clean: Callable[[str], Path], tmp_path: Path) -> None:
@@ -239,11 +239,13 @@ def test_classsr_upscales_offline_from_its_wheel(
     environment = clean("classsr")
     write_image(Picture(photo(70, 90)), tmp_path / "photo.png")
     flags = ("-O", "-W", "error")
-    arguments = ["upscale", "photo.png", "-o", "large.png", "--map", "map.png", "--path", "routed"]
-    result = run(environment, command("classsr"), *arguments, cwd=tmp_path, flags=flags)
-    assert result.returncode == 0, result.stderr
-    assert read_image(tmp_path / "large.png").pixels.shape == (280, 360, 3)
-    assert read_image(tmp_path / "map.png").pixels.shape == (70, 90, 3)
+    for network in ("fsrcnn", "carn", "srresnet"):
+        files = ["upscale", "photo.png", "-o", f"{network}.png", "--map", f"{network}-map.png"]
+        arguments = [*files, "--network", network, "--path", "routed"]
+        result = run(environment, command("classsr"), *arguments, cwd=tmp_path, flags=flags)
+        assert result.returncode == 0, result.stderr
+        assert read_image(tmp_path / f"{network}.png").pixels.shape == (280, 360, 3)
+        assert read_image(tmp_path / f"{network}-map.png").pixels.shape == (70, 90, 3)
 
 
 def test_missing_extra_is_named(clean: Callable[[str], Path], tmp_path: Path) -> None:

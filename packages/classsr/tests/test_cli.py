@@ -299,7 +299,7 @@ def test_truncated_and_large_pictures_are_read_when_asked(upscale: Run, tmp_path
         (["--device", "cuda:9"], 69, "cuda:9"),
         (["--network", "edsr"], 2, "fsrcnn, carn, srresnet, rcan"),
         (["--weights", "missing.pth"], 66, "missing.pth"),
-        (["--weights", "own", "--network", "srresnet"], 66, "no weights of ClassSR-SRResNet"),
+        (["--weights", "own", "--network", "rcan"], 66, "no weights of ClassSR-RCAN"),
         (["--weights", "official", "--network", "carn"], 66, "ClassSR_CARN.pth"),
         (["--weights", "official"], 66, "https://github.com/XPixelGroup/ClassSR"),
     ],

@@ -193,8 +193,8 @@ def test_official_weights_are_to_be_fetched_by_the_user() -> None:
 
 
 def test_networks_without_weights_of_our_own_are_told() -> None:
-    with pytest.raises(WeightsError, match="no weights of ClassSR-SRResNet") as caught:
-        resolve_weights("own", "srresnet")
+    with pytest.raises(WeightsError, match="no weights of ClassSR-RCAN") as caught:
+        resolve_weights("own", "rcan")
     assert "fsrcnn" in (caught.value.hint or "")
 
 

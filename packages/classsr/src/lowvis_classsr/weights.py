@@ -13,7 +13,7 @@ from torch import Tensor
 from lowvis_classsr.branches import BRANCHES
 from lowvis_classsr.model import ClassSR, ClassSRConfig
 
-OWN = ("fsrcnn",)
+OWN = ("fsrcnn", "carn", "srresnet")
 """Networks of which this package has weights of its own."""
 
 _FIRST_LAYERS = {
