@@ -697,7 +697,7 @@ def test_arrays_that_are_no_picture_are_refused(routed: Upscaler, pixels: NDArra
         ({"network": "edsr"}, UsageError, "edsr"),
         ({"weights": "missing.pth"}, WeightsError, "missing.pth"),
         ({"weights": "official", "network": "rcan"}, WeightsError, "no program can fetch"),
-        ({"weights": "own", "network": "srresnet"}, WeightsError, "no weights of ClassSR-SRResNet"),
+        ({"weights": "own", "network": "rcan"}, WeightsError, "no weights of ClassSR-RCAN"),
     ],
 )
 def test_bad_options_are_refused_when_it_is_opened(

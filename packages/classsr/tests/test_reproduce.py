@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -331,7 +332,7 @@ def test_rows_of_stand_ins_are_figures_of_their_ways(own: Callable[[str], Path])
         "edges-0.85": {"path": "routed", "router": "edges", "budget": 0.85},
     }
     expected = {name: measured(own("fsrcnn"), **options) for name, options in ways.items()}
-    assert len(found) == 2 * len(ways) + 2
+    assert len(found) == 2 * len(ways) + 2 + 3
     for name, each in expected.items():
         psnr, share = (
             found[f"stand-ins/fsrcnn/2k/{name}/{figure}"] for figure in ("psnr", "share")
@@ -350,6 +351,11 @@ def test_rows_of_stand_ins_are_figures_of_their_ways(own: Callable[[str], Path])
     )
     assert value(gain) == pytest.approx(expected["classsr"].psnr - expected["original"].psnr)
     assert value(share) == pytest.approx(100 * expected["classsr"].paper_share)
+    for name in ("classsr", "edges", "edges-0.85"):
+        branches = fmean(report.branch_share for _, _, report in expected[name].per_image)
+        assert value(found[f"stand-ins/fsrcnn/2k/{name}/branch-share"]) == pytest.approx(
+            100 * branches
+        )
     # Beside the paper's values stand figures of another training on other pictures: never a fault.
     assert (gain.mark, share.mark) == ("≈", "≈")
 

@@ -42,7 +42,8 @@ def lively_classifier(classes: int = 3) -> Classifier:
     torch.manual_seed(classes)
     classifier = Classifier(classes).eval().requires_grad_(False)
     for parameter in classifier.CondNet.parameters():
-        parameter.mul_(10).add_(0.02 * torch.randn(parameter.shape))
+        parameter.add_(0.02 * torch.randn(parameter.shape))
+    classifier.lastOut.weight.mul_(10)
     return classifier
 
 
