@@ -453,7 +453,7 @@ class CollapseWatch:
         if collapsed:
             logger.warning(
                 "step %d: the classifier has collapsed, all patches of the last %d steps went to "
-                "class %d; raise average_weight, or lower the learning rate",
+                "class %d; lower the learning rate, raise average_weight, or change price",
                 step,
                 len(self._recent),
                 int(counts.argmax()) + 1,
