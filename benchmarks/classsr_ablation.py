@@ -2,8 +2,6 @@
 
     python benchmarks/classsr_ablation.py PHOTOS [--output runs/ablation]
 
-Afterwards ``python -m lowvis_shared.reproduce update`` brings the table into the README.
-
 Every row but the last starts from the widest branch of the embedded ClassSR-FSRCNN, trains the
 narrower branches and the Class-Module by ``lowvis-classsr train ablation=NAME``, and is measured on
 the 2K stand-ins: so rows differ in what is ablated alone. The last row trains all of
@@ -134,16 +132,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    pictures = stand_ins("2k")
     for name in ABLATIONS:
         start = time.perf_counter()
         path = ablate(name, options.photos, options.output)
-        rows.append(row(name, path, stand_ins("2k"), time.perf_counter() - start))
+        rows.append(row(name, path, pictures, time.perf_counter() - start))
         print(markdown_table(COLUMNS, table_rows(rows[-1:])), flush=True)
     start = time.perf_counter()
     config = configured(options.photos, options.output / "denoise", "task=denoise")
     path = run_stages(config, "original", "branches", "classifier")
     pairs = [
-        replace(each, side=DENOISED, noise=config.noise) for each in stand_ins("2k", config.scale)
+        replace(each, side=DENOISED, scale=config.scale, noise=config.noise) for each in pictures
     ]
     rows.append(row("task=denoise", path, pairs, time.perf_counter() - start))
     content = {

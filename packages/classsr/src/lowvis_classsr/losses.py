@@ -1,4 +1,4 @@
-"""The two losses of the Class-Module (Section 3.3), confident and balanced, and one of pictures.
+"""The two losses of the Class-Module (Section 3.3), confident and balanced, and our own measures.
 
 The two take probabilities (B, classes) and are one number each. They pull apart and meet where each
 patch is sure of its class and the classes are equally large: one looks at rows, one at columns.
@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import torch
 from lowvis_shared.errors import UsageError
 from torch import Tensor
+
+_SMALLEST_SQUARE = 1e-6
+"""A quarter of a step of 8 bits, squared: less is no error worth dividing by, nor a root of one."""
 
 
 def class_loss(probabilities: Tensor) -> Tensor:
@@ -79,7 +82,3 @@ def patch_loss(output: Tensor, target: Tensor) -> Tensor:
     """
     squares = (output - target).square().mean((1, 2, 3))
     return (squares + _SMALLEST_SQUARE).sqrt().mean()
-
-
-_SMALLEST_SQUARE = 1e-6
-"""Keeps the gradient of `patch_loss` finite: a quarter of a step of 8 bits, squared."""

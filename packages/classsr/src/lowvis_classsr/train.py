@@ -337,7 +337,7 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
     shape = config.shape
     watch = CollapseWatch(shape.classes)
     costs = torch.tensor([each.macs for each in branch_costs(shape)], dtype=torch.float32)
-    shares = costs / costs[-1]
+    relative_costs = costs / costs[-1]
 
     def build() -> nn.Module:
         network = ClassSR(shape)
@@ -361,7 +361,7 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
     def regret_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         probabilities = model(batch[0])
         watch.see(probabilities)
-        losses = batch[1] + config.price * shares.to(batch[1])
+        losses = batch[1] + config.price * relative_costs.to(batch[1])
         # Least where the logits are the expected losses over -_TEMPERATURE: so they never
         # saturate, and a penalty on the cost is a price in decibels.
         surprises = _TEMPERATURE * probabilities.clamp(min=1e-9).log()
@@ -386,7 +386,7 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
             }
             save_weights_file(path, routed.state_dict(), notes, overwrite=True)
             figures = {f"share{index + 1}": float(each) for index, each in enumerate(counts)}
-            return {"psnr": psnr, **figures, "macs": float(counts @ shares)}
+            return {"psnr": psnr, **figures, "macs": float(counts @ relative_costs)}
 
         if not by_regret:
             batches = _patches(material, material.rows(None), own, fabric)
@@ -403,20 +403,19 @@ def _judge(
     material: Material, branches: Sequence[nn.Module], config: TrainConfig, fabric: Fabric
 ) -> JudgedPatches:
     """Let every branch upscale patches of all photographs, and note what it loses."""
-    generator = np.random.default_rng([config.seed, 1])
     rows = material.rows(None)
     if len(rows) > config.judged:
+        generator = np.random.default_rng([config.seed, 1])
         rows = np.sort(generator.choice(rows, config.judged, replace=False))
     logger.info("judging %d patches by %d branches", len(rows), len(branches))
     lows: list[Pixels] = []
     errors: list[Tensor] = []
     for part in np.array_split(rows, -(-len(rows) // _JUDGED_AT_ONCE)):
-        pairs = [read_patch(material.photos, material.patches, int(row)) for row in part]
-        low = np.stack([degrade(each, config.noise, generator) for each, _ in pairs])
-        high = to_batch(np.stack([each for _, each in pairs]))
+        low, high = _read(material.photos, material.patches, part, config)
         lows.append(low)
         outputs = [_in_parts(branch.to(fabric.device), to_batch(low)) for branch in branches]
-        squares = [(each.clamp(0, 1) - high).square().mean((1, 2, 3)) for each in outputs]
+        target = to_batch(high)
+        squares = [(each.clamp(0, 1) - target).square().mean((1, 2, 3)) for each in outputs]
         errors.append(torch.stack(squares, 1))
     photos = torch.from_numpy(material.patches.photo[rows].astype(np.int64))
     return JudgedPatches(
@@ -542,12 +541,20 @@ def _validation(
     if not len(rows):
         raise UsageError("a class has no patch held out", hint="a larger held_out")
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _VALIDATED).astype(int))]
-    pairs = [read_patch(material.unseen, material.unseen_patches, int(row)) for row in chosen]
+    low, high = _read(material.unseen, material.unseen_patches, chosen, config)
+    return to_batch(low), to_batch(high)
+
+
+def _read(
+    photos: PackedPhotos, patches: Patches, rows: NDArray[np.int64], config: TrainConfig
+) -> tuple[Pixels, Pixels]:
+    """Return patches, with the noise that is always theirs, and their targets, (N, H, W, 3)."""
+    pairs = [read_patch(photos, patches, int(row)) for row in rows]
     lows = [
         degrade(low, config.noise, np.random.default_rng([config.seed, int(row)]))
-        for row, (low, _) in zip(chosen, pairs, strict=True)
+        for row, (low, _) in zip(rows, pairs, strict=True)
     ]
-    return to_batch(np.stack(lows)), to_batch(np.stack([high for _, high in pairs]))
+    return np.stack(lows), np.stack([high for _, high in pairs])
 
 
 @torch.inference_mode()
