@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from lowvis_classsr.branches import BRANCHES
-from lowvis_classsr.evaluate import ReducedPair, stand_ins
+from lowvis_classsr.evaluate import SIDES, ReducedPair, stand_ins
 from lowvis_classsr.model import PATCH, ClassSR
 from lowvis_classsr.predict import Upscaler
 from lowvis_classsr.protocol import PAPER_PROTOCOL, STEP, combine, crop_tiles
@@ -227,7 +227,8 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--cases", nargs="+", default=CASES, help="network/set")
+    known = [f"{network}/{name}" for network in BRANCHES for name in SIDES]
+    parser.add_argument("--cases", nargs="+", default=CASES, choices=known, metavar="NETWORK/SET")
     parser.add_argument("--weights", default="own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=2)
