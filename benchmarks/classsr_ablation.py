@@ -2,17 +2,19 @@
 
     python benchmarks/classsr_ablation.py PHOTOS [--output runs/ablation]
 
+Afterwards ``python -m lowvis_shared.reproduce update`` brings the table into the README.
+
 Every row but the last starts from the widest branch of the embedded ClassSR-FSRCNN, trains the
 narrower branches and the Class-Module by ``lowvis-classsr train ablation=NAME``, and is measured on
 the 2K stand-ins: so rows differ in what is ablated alone. The last row trains all of
-``task=denoise``. The training is short, so compare rows, not papers. The result is written as
-benchmarks/results/bench/classsr-ablation.json.
+``task=denoise``. The training is short, so compare rows, not papers. After each row the result is
+written as benchmarks/results/bench/classsr-ablation.json; started again, trainings go on where they
+were.
 """
 
 import argparse
 import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -94,7 +96,7 @@ def ablate(name: str, photos: Path, folder: Path) -> Path:
     return run_stages(config, "classifier")
 
 
-def row(name: str, path: Path, pairs: list[ReducedPair], seconds: float) -> dict[str, Any]:
+def row(name: str, path: Path, pairs: list[ReducedPair]) -> dict[str, Any]:
     """Measure weights by their routes, and by their widest branch alone."""
     routed = measure(Upscaler(weights=path, path="routed", precision="fp32", device="cpu"), pairs)
     whole = measure(Upscaler(weights=path, path="whole", precision="fp32", device="cpu"), pairs)
@@ -104,7 +106,6 @@ def row(name: str, path: Path, pairs: list[ReducedPair], seconds: float) -> dict
         "whole_psnr": whole.psnr,
         "share": routed.share,
         "shares": routed.shares,
-        "seconds_of_training": seconds,
     }
 
 
@@ -125,6 +126,19 @@ def table_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
+def write(rows: list[dict[str, Any]]) -> None:
+    """Print the last row and write all."""
+    print(markdown_table(COLUMNS, table_rows(rows[-1:])), flush=True)
+    content = {
+        "command": "benchmarks/classsr_ablation.py PHOTOS",
+        "settings": SHORT,
+        "environment": environment(),
+        "table": {"columns": COLUMNS, "rows": table_rows(rows)},
+        "rows": rows,
+    }
+    RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Train, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -134,26 +148,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     pictures = stand_ins("2k")
     for name in ABLATIONS:
-        start = time.perf_counter()
-        path = ablate(name, options.photos, options.output)
-        rows.append(row(name, path, pictures, time.perf_counter() - start))
-        print(markdown_table(COLUMNS, table_rows(rows[-1:])), flush=True)
-    start = time.perf_counter()
+        rows.append(row(name, ablate(name, options.photos, options.output), pictures))
+        write(rows)
     config = configured(options.photos, options.output / "denoise", "task=denoise")
     path = run_stages(config, "original", "branches", "classifier")
     pairs = [
         replace(each, side=DENOISED, scale=config.scale, noise=config.noise) for each in pictures
     ]
-    rows.append(row("task=denoise", path, pairs, time.perf_counter() - start))
-    content = {
-        "command": "benchmarks/classsr_ablation.py PHOTOS",
-        "settings": SHORT,
-        "environment": environment(),
-        "table": {"columns": COLUMNS, "rows": table_rows(rows)},
-        "rows": rows,
-    }
-    RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(markdown_table(COLUMNS, table_rows(rows)))
+    rows.append(row("task=denoise", path, pairs))
+    write(rows)
 
 
 if __name__ == "__main__":

@@ -218,10 +218,11 @@ def test_both_pictures_are_turned_alike_in_all_eight_ways(
 def test_judged_patches_keep_their_regrets_and_are_turned() -> None:
     low = np.stack([noise(8, 8, seed=seed) for seed in range(5)])
     regrets = np.arange(15, dtype=np.float32).reshape(5, 3)
-    batches = JudgedPatches(low, regrets, batch=6, seed=3)
+    batches = JudgedPatches(low, regrets, batch=6, dimmed=0.0, seed=3)
     patches, found = batches[4]
     assert torch.equal(batches[4][0], patches)
-    assert not torch.equal(JudgedPatches(low, regrets, batch=6, seed=3, rank=1)[4][0], patches)
+    other = JudgedPatches(low, regrets, batch=6, dimmed=0.0, seed=3, rank=1)
+    assert not torch.equal(other[4][0], patches)
     ways: set[tuple[int, bytes]] = set()
     for step in range(60):
         for patch, row in zip(*batches[step], strict=True):
@@ -232,6 +233,27 @@ def test_judged_patches_keep_their_regrets_and_are_turned() -> None:
             ways.add((index, pixels.tobytes()))
     assert len(ways) == 5 * 8
     assert found.shape == (6, 3)
+
+
+def test_judged_patches_are_darkened_as_often_as_asked() -> None:
+    low = np.full((1, 8, 8, 3), 200, np.uint8)
+    values = {
+        share: torch.cat(
+            [
+                JudgedPatches(low, np.zeros((1, 3), np.float32), batch=50, dimmed=share, seed=0)[
+                    step
+                ][0].amax((1, 2, 3))
+                for step in range(8)
+            ]
+        )
+        for share in (0.25, 1.0)
+    }
+    same = torch.isclose(values[0.25], torch.tensor(200 / 255)).float().mean()
+    assert float(same) == pytest.approx(0.75, abs=0.06)
+    # Exposures are spread evenly over three.
+    assert values[1.0].min() >= 25 / 255
+    assert values[1.0].min() < 28 / 255
+    assert float((values[1.0] < 200 / 255 / 2**1.5).float().mean()) == pytest.approx(0.5, abs=0.08)
 
 
 def test_patches_come_from_those_chosen_alone(

@@ -143,6 +143,10 @@ def test_patch_loss_asks_for_psnr_whatever_the_contrast() -> None:
     output[1] = 0.05
     output.requires_grad_()
     loss = patch_loss(output, target)
+    weights = torch.zeros(len(output))
+    weights[0] = 1
+    weighted = patch_loss(output, target, weights).item()
+    assert weighted == pytest.approx(patch_loss(output[:1], target[:1]).item() / len(output))
     assert loss.item() == pytest.approx((0.5 + 0.05) / 2, abs=1e-4)
     (gradient,) = torch.autograd.grad(loss, output)
     lengths = gradient.flatten(1).norm(dim=1)

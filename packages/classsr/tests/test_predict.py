@@ -1,7 +1,8 @@
 """Pictures of any size and kind, upscaled without seams, at a cost that is kept and told."""
 
 import logging
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -308,6 +309,46 @@ def test_the_original_network_may_come_in_tiles_too(
 def test_the_same_again_is_the_same(routed: Upscaler) -> None:
     pixels = shaded(61, 101)
     assert np.array_equal(routed(pixels), routed(pixels))
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_windows_are_computed_side_by_side(
+    routed: Upscaler, weights: Path, threads: Callable[[int], None], count: int
+) -> None:
+    image = shaded(40, 100)
+    expected = routed(image)
+    threads(count)
+    watched: set[int] = set()
+    upscaler = Upscaler(weights=weights, path="routed", device="cpu", precision="fp32")
+    run = upscaler._run_branch
+
+    def watch(branch: FastBranch, windows: Tensor) -> Tensor:
+        watched.add(threading.get_ident())
+        assert torch.get_num_threads() == 1
+        return run(branch, windows)
+
+    upscaler._run_branch = watch  # type: ignore[method-assign]
+    np.testing.assert_array_equal(upscaler(image), expected)
+    assert torch.get_num_threads() == count
+    assert (threading.get_ident() in watched) == (count == 1)
+
+
+def test_an_error_in_a_thread_is_raised(
+    weights: Path, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads(2)
+    upscaler = Upscaler(weights=weights, path="routed", device="cpu", precision="fp32")
+    monkeypatch.setattr(FastBranch, "forward", lambda _, image: image * float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        upscaler(shaded(40, 100))
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("pixels_of_a_call", [1, 700, 10**9])

@@ -1,7 +1,8 @@
 """Cells judged as the Class-Module judges them one by one, and the cheapest windows around them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -19,10 +20,8 @@ from lowvis_classsr.router import (
     Logits,
     Route,
     check_largest,
-    choose_classes,
     classifier_logits,
     edge_logits,
-    fit_penalty,
     plan_routes,
 )
 from lowvis_shared.errors import UsageError
@@ -152,16 +151,6 @@ def test_a_flat_picture_has_no_edges_and_is_simple() -> None:
     assert np.isfinite(edge_logits(flat, [0.0, 0.1], 8)).all()
 
 
-def test_a_penalty_takes_costs_off_the_logits() -> None:
-    logits = np.array([[[0.0, 1.0, 1.5], [3.0, 1.0, 0.0]]], np.float32)
-    assert choose_classes(logits, COSTS).tolist() == [[2, 0]]
-    # 7/24 of the penalty stands between two classes.
-    assert choose_classes(logits, COSTS, 0.49 * 24 / 7).tolist() == [[2, 0]]
-    assert choose_classes(logits, COSTS, 0.51 * 24 / 7).tolist() == [[1, 0]]
-    assert choose_classes(logits, COSTS, 1.01 * 24 / 7).tolist() == [[0, 0]]
-    assert choose_classes(logits, COSTS, -3.1 * 24 / 14).tolist() == [[2, 2]]
-
-
 # --- planning -------------------------------------------------------------------------------------
 
 
@@ -188,6 +177,11 @@ def draw_classes(data: st.DataObject, layout: Layout) -> NDArray[np.int64]:
     return classes
 
 
+def asking(classes: NDArray[np.int64]) -> Logits:
+    """Logits of cells that want these classes."""
+    return np.eye(3, dtype=np.float32)[classes]
+
+
 def total_of(routes: Sequence[Route], costs: Sequence[float] = COSTS) -> float:
     """Multiply-accumulates of routes, from their windows alone."""
     return sum(route.tile.pixels * costs[route.index] for route in routes)
@@ -199,7 +193,7 @@ def test_routes_cover_every_pixel_once_with_its_class_or_a_harder_one(
     layout: Layout, data: st.DataObject
 ) -> None:
     classes = draw_classes(data, layout)
-    routes, total = plan_routes(classes, layout, COSTS)
+    routes, total = plan_routes(asking(classes), layout, COSTS)
     covered = np.zeros((layout.height, layout.width), int)
     given_class = np.full(covered.shape, -1)
     for route in routes:
@@ -228,7 +222,7 @@ def test_routes_cover_every_pixel_once_with_its_class_or_a_harder_one(
 def test_joining_is_never_dearer_than_not_joining(layout: Layout, data: st.DataObject) -> None:
     classes = draw_classes(data, layout)
     totals: list[float] = []
-    for level in range(layout.levels + 1):
+    for level in range(layout.doublings + 1):
         limited = Layout(
             height=layout.height,
             width=layout.width,
@@ -236,36 +230,45 @@ def test_joining_is_never_dearer_than_not_joining(layout: Layout, data: st.DataO
             largest=layout.cell << level,
             halo=layout.halo,
         )
-        totals.append(plan_routes(classes, limited, COSTS)[1])
+        totals.append(plan_routes(asking(classes), limited, COSTS)[1])
     assert totals == sorted(totals, reverse=True)
 
 
-Square = tuple[int, int, int]
-"""Side, top and left, in cells."""
+Rectangle = tuple[int, int, int, int]
+"""Height, width, top and left, in cells."""
 
 
-def divisions(side: int, top: int, left: int) -> Iterator[tuple[Square, ...]]:
-    """All ways to divide a square of cells: into itself, or into those of its quarters."""
-    yield ((side, top, left),)
-    if side > 1:
-        half = side // 2
-        corners = product((top, top + half), (left, left + half))
-        parts = [list(divisions(half, row, column)) for row, column in corners]
-        for chosen in product(*parts):
-            yield tuple(square for part in chosen for square in part)
+@cache
+def divisions(height: int, width: int, top: int, left: int) -> frozenset[frozenset[Rectangle]]:
+    """All ways to divide a rectangle of cells: into itself, or into those of two halves."""
+    found = {frozenset([(height, width, top, left)])}
+    for halves in (
+        [(height // 2, width, top, left), (height // 2, width, top + height // 2, left)],
+        [(height, width // 2, top, left), (height, width // 2, top, left + width // 2)],
+    ):
+        if halves[0][0] and halves[0][1]:
+            parts = [divisions(*half) for half in halves]
+            found |= {first | second for first, second in product(*parts)}
+    return frozenset(found)
 
 
-def cost_of(square: Square, classes: NDArray[np.int64], layout: Layout) -> float:
-    """Cost of the window around a square; nothing where it lies outside of the picture."""
-    side, top, left = square
-    inside = classes[top : top + side, left : left + side]
-    if not inside.size:
-        return 0.0
+def area_of(rectangle: Rectangle, layout: Layout) -> int:
+    """Pixels of the window around a rectangle; none where it lies outside of the picture."""
+    height, width, top, left = rectangle
     area = 1
-    for first, size in ((top, layout.height), (left, layout.width)):
-        start, stop = first * layout.cell, min((first + side) * layout.cell, size)
+    for first, cells, size in ((top, height, layout.height), (left, width, layout.width)):
+        start, stop = first * layout.cell, min((first + cells) * layout.cell, size)
+        if start >= size:
+            return 0
         area *= min(stop + layout.halo, size) - max(start - layout.halo, 0)
-    return area * COSTS[int(inside.max())]
+    return area
+
+
+def cost_of(rectangle: Rectangle, classes: NDArray[np.int64], layout: Layout) -> float:
+    """Cost of a rectangle whose cells want these classes."""
+    height, width, top, left = rectangle
+    inside = classes[top : top + height, left : left + width]
+    return area_of(rectangle, layout) * COSTS[int(inside.max(initial=0))]
 
 
 @given(layouts(cells=5, levels=2), st.data())
@@ -277,23 +280,23 @@ def test_no_other_division_is_cheaper(layout: Layout, data: st.DataObject) -> No
     best = 0.0
     for top, left in product(range(0, rows, side), range(0, columns, side)):
         best += min(
-            sum(cost_of(square, classes, layout) for square in division)
-            for division in divisions(side, top, left)
+            sum(cost_of(each, classes, layout) for each in division)
+            for division in divisions(side, side, top, left)
         )
-    assert plan_routes(classes, layout, COSTS)[1] == pytest.approx(best, rel=1e-12)
+    assert plan_routes(asking(classes), layout, COSTS)[1] == pytest.approx(best, rel=1e-12)
 
 
 def test_equal_cells_are_joined_and_an_odd_one_is_left_alone() -> None:
     layout = Layout(height=128, width=128, cell=32, largest=64, halo=4)
     classes = np.zeros((4, 4), np.int64)
-    assert len(plan_routes(classes, layout, COSTS)[0]) == 4
+    assert len(plan_routes(asking(classes), layout, COSTS)[0]) == 4
     classes[0, 0] = 2
-    routes, _ = plan_routes(classes, layout, COSTS)
+    routes, _ = plan_routes(asking(classes), layout, COSTS)
     assert [route.index for route in routes].count(2) == 1
-    assert len(routes) == 7
+    assert len(routes) == 6, "the odd one's neighbors are a pair and another"
     # With much context to waste, the neighbors are better taken along.
     wide = Layout(height=128, width=128, cell=32, largest=64, halo=32)
-    routes, _ = plan_routes(classes, wide, COSTS)
+    routes, _ = plan_routes(asking(classes), wide, COSTS)
     assert len(routes) == 4
 
 
@@ -305,59 +308,104 @@ def judged(layout: Layout, seed: int, spread: float = 1.0) -> Logits:
     return (spread * random.standard_normal((*layout.grid, 3))).astype(np.float32)
 
 
-def spent(logits: Logits, layout: Layout, penalty: float) -> float:
-    return plan_routes(choose_classes(logits, COSTS, penalty), layout, COSTS)[1]
+def value_of(routes: Sequence[Route], logits: Logits, layout: Layout) -> float:
+    """Sum over cells of the largest logit of their branch and of those below it."""
+    total = 0.0
+    for route in routes:
+        rows, columns = (
+            range(core.start // layout.cell, -(-core.stop // layout.cell))
+            for core in (route.tile.core_rows, route.tile.core_columns)
+        )
+        total += sum(logits[at][: route.index + 1].max() for at in product(rows, columns))
+    return float(total)
 
 
 @given(layouts(), st.integers(0, 1000), st.floats(0.0, 1.2), st.sampled_from([0.01, 1.0, 30.0]))
 @settings(max_examples=100, deadline=None)
-def test_a_budget_is_kept_and_used_up_to_one_decision(
-    layout: Layout, seed: int, share: float, spread: float
-) -> None:
+def test_a_budget_is_kept(layout: Layout, seed: int, share: float, spread: float) -> None:
     logits = judged(layout, seed, spread)
-    dearest = total_of(plan_routes(np.full(layout.grid, 2), layout, COSTS)[0])
-    cheapest = plan_routes(np.zeros(layout.grid, np.int64), layout, COSTS)[1]
+    wide = np.zeros(layout.grid, np.int64)
+    dearest = plan_routes(asking(wide + 2), layout, COSTS)[1]
+    cheapest = plan_routes(asking(wide), layout, COSTS)[1]
     most = share * dearest
-    penalty = fit_penalty(logits, layout, COSTS, most)
+    routes, total = plan_routes(logits, layout, COSTS, most)
+    assert total == pytest.approx(total_of(routes), rel=1e-12)
     if cheapest > most:
-        assert penalty == math.inf
-        return
-    assert spent(logits, layout, penalty) <= most
-    if dearest <= most:
-        assert spent(logits, layout, penalty) == dearest  # all that can be bought
-        return
-    # A little less penalty, and with it one more decision the other way, exceeds the budget.
-    assert spent(logits, layout, penalty - 1e-6 * max(1.0, spread)) > most
+        assert total == cheapest
+    elif dearest <= most:
+        assert total == dearest, "all that can be bought"
+    else:
+        assert total <= most
 
 
-@given(layouts(), st.integers(0, 1000), st.lists(st.floats(0.2, 1.2), min_size=2, max_size=5))
+def best_under(penalty: float, logits: Logits, layout: Layout) -> tuple[float, float]:
+    """Value and cost of the best windows and classes, found by trying all of them."""
+    useful = np.maximum.accumulate(logits.astype(float), axis=2)
+    price = penalty / (COSTS[-1] * layout.cell**2)
+    side = layout.largest // layout.cell
+    rows, columns = layout.grid
+
+    @cache
+    def best_class(rectangle: Rectangle) -> tuple[float, float, float]:
+        height, width, top, left = rectangle
+        values = useful[top : top + height, left : left + width].sum((0, 1))
+        costs = [area_of(rectangle, layout) * each for each in COSTS]
+        return max((v - price * c, v, c) for v, c in zip(values, costs, strict=True))
+
+    value = cost = 0.0
+    for top, left in product(range(0, rows, side), range(0, columns, side)):
+        parts = max(
+            (
+                [best_class(each) for each in division]
+                for division in divisions(side, side, top, left)
+            ),
+            key=lambda found: sum(gain for gain, _, _ in found),
+        )
+        value += sum(each for _, each, _ in parts)
+        cost += sum(each for _, _, each in parts)
+    return value, cost
+
+
+@given(layouts(cells=5, levels=2), st.integers(0, 1000), st.floats(0.01, 10.0))
 @settings(max_examples=60, deadline=None)
-def test_more_budget_never_buys_less(layout: Layout, seed: int, shares: list[float]) -> None:
+def test_nothing_better_is_to_be_had_for_what_the_best_costs(
+    layout: Layout, seed: int, penalty: float
+) -> None:
     logits = judged(layout, seed)
-    full = COSTS[-1] * layout.height * layout.width
-    penalties = [fit_penalty(logits, layout, COSTS, share * full) for share in sorted(shares)]
-    assert penalties == sorted(penalties, reverse=True)
-    affordable = [each for each in penalties if each != math.inf]
-    costs = [spent(logits, layout, each) for each in affordable]
-    assert costs == sorted(costs)
+    value, cost = best_under(penalty, logits, layout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(router, "_SPENT", 1.0)
+        routes, total = plan_routes(logits, layout, COSTS, cost * (1 + 1e-9))
+    assert total <= cost * (1 + 1e-9)
+    assert value_of(routes, logits, layout) >= value - 1e-4
+
+
+def test_a_budget_is_used_in_small_pictures() -> None:
+    """Four cells, of which the best plans of all budgets would serve all or none."""
+    layout = Layout(height=64, width=64, cell=32, largest=64, halo=4)
+    logits = asking(np.full((2, 2), 2)) + judged(layout, 0, 0.01)
+    dearest = plan_routes(logits, layout, COSTS)[1]
+    routes, total = plan_routes(logits, layout, COSTS, 0.95 * dearest)
+    assert 0.6 * dearest < total <= 0.95 * dearest
+    assert {route.index for route in routes} > {0}
 
 
 def test_where_all_is_affordable_every_cell_gets_the_original() -> None:
     layout = Layout(height=64, width=64, cell=8, largest=32, halo=4)
     logits = judged(layout, 0)
     logits[..., 0] += 5  # the classes ask for the simplest
-    penalty = fit_penalty(logits, layout, COSTS, math.inf)
-    assert penalty < 0
-    assert (choose_classes(logits, COSTS, penalty) == 2).all()
+    routes, _ = plan_routes(logits, layout, COSTS, math.inf)
+    assert {route.index for route in routes} == {2}
 
 
-def test_nothing_is_affordable_for_nothing() -> None:
+def test_for_too_little_there_is_the_simplest_branch() -> None:
     layout = Layout(height=64, width=64, cell=8, largest=32, halo=4)
     logits = judged(layout, 0)
-    cheapest = plan_routes(np.zeros(layout.grid, np.int64), layout, COSTS)[1]
-    assert fit_penalty(logits, layout, COSTS, cheapest) < math.inf
-    for most in (cheapest - 1, 0.0, -5.0):
-        assert fit_penalty(logits, layout, COSTS, most) == math.inf
+    cheapest = plan_routes(asking(np.zeros((8, 8), np.int64)), layout, COSTS)[1]
+    for most in (cheapest, cheapest - 1, 0.0, -5.0):
+        routes, total = plan_routes(logits, layout, COSTS, most)
+        assert {route.index for route in routes} == {0}
+        assert total == cheapest
 
 
 # --- the limit ------------------------------------------------------------------------------------
@@ -380,6 +428,10 @@ def test_a_limit_below_a_cell_is_refused(asked: int) -> None:
 
 def test_levels_of_a_layout() -> None:
     values: dict[str, Any] = {"height": 100, "width": 30, "cell": 24, "halo": 0}
-    assert Layout(**values, largest=24).levels == 0
-    assert Layout(**values, largest=192).levels == 3
+    assert Layout(**values, largest=24).levels == [(0, 0)]
+    layout = Layout(**values, largest=192)
+    assert layout.doublings == 3
+    assert sorted(layout.levels) == list(product(range(4), repeat=2))
+    # 24 x 30 pixels are left of the last row and column: nothing is outside of the picture.
+    assert layout.areas((2, 0)).tolist() == [[96 * 24, 96 * 6] + 6 * [0], [4 * 24, 4 * 6] + 6 * [0]]
     assert Layout(**values, largest=24).grid == (5, 2)

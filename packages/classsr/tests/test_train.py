@@ -145,10 +145,44 @@ def test_the_classifier_stage_leaves_the_branches_as_they_are(finished: TrainCon
     for index in (1, 2, 3):
         branch = tensors(stage_weights(finished, f"branch{index}"))
         assert equal(part(path, f"net{index}."), branch)
-    joint = stage_weights(finished, "joint")
-    assert not equal(part(joint, "classifier."), part(path, "classifier."))
-    for index in (1, 2, 3):
-        assert not equal(part(joint, f"net{index}."), part(path, f"net{index}."))
+
+
+def trained_of(first: Path, second: Path) -> list[str]:
+    """Parts of a network in which two files differ."""
+    parts = ("classifier.", "net1.", "net2.", "net3.")
+    return [each for each in parts if not equal(part(first, each), part(second, each))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [
+        ({}, ["net1.", "net2.", "net3."]),
+        ({"hardest_alone": False}, ["net1.", "net2."]),
+        ({"classifier_loss": "paper"}, ["classifier.", "net1.", "net2.", "net3."]),
+    ],
+    ids=str,
+)
+def test_what_the_joint_stage_trains(
+    finished: TrainConfig, tmp_path: Path, changes: dict[str, Any], trained: list[str]
+) -> None:
+    config = replace(finished, output=str(tmp_path), stage="joint", **changes)
+    source = stage_weights(config, "classifier")
+    shutil.copytree(stage_weights(finished, "classifier").parent, source.parent)
+    assert trained_of(train(config), source) == trained
+
+
+def test_the_joint_stage_makes_branches_better_on_their_patches(
+    photos: Path, tmp_path: Path, finished: TrainConfig
+) -> None:
+    seldom = {"log_every": 10, "checkpoint_every": 100, "validate_every": 100, "joint_steps": 100}
+    config = tiny(photos, tmp_path, stage="joint", **seldom, joint_rate=1e-3, average=0.9)
+    source = stage_weights(config, "classifier")
+    shutil.copytree(stage_weights(finished, "classifier").parent, source.parent)
+    before = lines(source.parent)[-1]
+    train(config)
+    after = lines(tmp_path / "joint")[-1]
+    assert after["psnr"] > before["psnr"] + 0.1
+    assert after["share1"] == before["share1"], "the Class-Module stays"
 
 
 def test_frozen_branches_keep_their_statistics(photos: Path, tmp_path: Path) -> None:
@@ -249,7 +283,9 @@ def test_the_classifier_learns_which_branch_suits_a_patch(tmp_path: Path, loss: 
         weights["tail_conv.bias"].fill_(shade)
         save_weights_file(stage_weights(config, f"branch{index}"), weights, {})
     config = replace(config, stage="classifier", patch_step=8, routed_batch=16, average=0.9)
-    path = train(replace(config, classifier_rate=3e-3, image_weight=100.0, classifier_loss=loss))
+    path = train(
+        replace(config, classifier_rate=3e-3, image_weight=100.0, classifier_loss=loss, dimmed=0.0)
+    )
 
     losses = [line["loss"] for line in lines(tmp_path / "classifier") if "loss" in line]
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
@@ -392,6 +428,7 @@ def test_another_run_is_not_overwritten(finished: TrainConfig) -> None:
         ({"patch_step": 0}, UsageError),
         ({"joint_steps": 0}, UsageError),
         ({"class_weight": -1.0}, UsageError),
+        ({"dimmed": 1.5}, UsageError),
         ({"shares": [0.5, 0.5]}, UsageError),
         ({"shares": [0.0, 0.0, 0.0]}, UsageError),
         ({"scorer": "nobody-x4"}, UsageError),

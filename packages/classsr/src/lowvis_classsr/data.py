@@ -22,6 +22,9 @@ from torch.utils.data import Dataset
 
 Pixels = NDArray[np.uint8]
 
+_DARKEST = 3.0
+"""Exposures by which a patch is darkened at most."""
+
 _EDGE_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -223,21 +226,33 @@ class JudgedPatches(Dataset[tuple[Tensor, Tensor]]):
         low: Patches (N, side, side, 3).
         regrets: (N, classes).
         batch: Patches per batch.
+        dimmed: Share of the patches that are darkened, to an eighth of their brightness at most.
+            What branches lose in decibels hardly depends on the brightness of a picture.
         seed: Seed of the run.
         rank: Number of this process in a distributed run.
     """
 
     def __init__(
-        self, low: Pixels, regrets: NDArray[np.float32], *, batch: int, seed: int, rank: int = 0
+        self,
+        low: Pixels,
+        regrets: NDArray[np.float32],
+        *,
+        batch: int,
+        dimmed: float,
+        seed: int,
+        rank: int = 0,
     ) -> None:
         self.low, self.regrets = low, regrets
-        self.batch, self.seed, self.rank = batch, seed, rank
+        self.batch, self.dimmed, self.seed, self.rank = batch, dimmed, seed, rank
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         generator = np.random.default_rng([self.seed, step, self.rank])
         rows = generator.integers(len(self.low), size=self.batch)
-        low = [turned(self.low[row], generator=generator)[0] for row in rows]
-        return to_batch(np.stack(low)), torch.from_numpy(self.regrets[rows])
+        low = np.stack([turned(self.low[row], generator=generator)[0] for row in rows])
+        gains = 2 ** generator.uniform(-_DARKEST, 0, self.batch)
+        gains[generator.random(self.batch) >= self.dimmed] = 1
+        low = np.rint(low * gains[:, None, None, None]).astype(np.uint8)
+        return to_batch(low), torch.from_numpy(self.regrets[rows])
 
 
 def turned(*pictures: Pixels, generator: np.random.Generator) -> list[Pixels]:

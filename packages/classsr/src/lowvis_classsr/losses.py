@@ -74,11 +74,12 @@ def regrets(errors: Tensor, pictures: Tensor) -> Tensor:
     return 10 / math.log(10) * (errors - best) / scale
 
 
-def patch_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over pictures (B, C, H, W) of the root of their mean squared difference.
+def patch_loss(output: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over pictures (B, C, H, W) of the root of their mean squared difference, times weights.
 
     It asks for PSNR, the same whatever a picture's contrast: L1 over a batch hardly sees the smooth
     patches of the simplest branch. Not in the paper.
     """
     squares = (output - target).square().mean((1, 2, 3))
-    return (squares + _SMALLEST_SQUARE).sqrt().mean()
+    roots = (squares + _SMALLEST_SQUARE).sqrt()
+    return (roots if weights is None else weights * roots).mean()

@@ -1,15 +1,18 @@
 """Which branch upscales which part of a picture: judged cell by cell, then planned as few windows.
 
 A picture is divided into cells of the size of a training patch. All of them are judged in one dense
-pass. Neighboring cells are then joined to larger squares, up to a limit, wherever one window around
-them costs less than the windows of the parts: each window is read with a margin of true context
-(the halo) that is computed and thrown away, so that few large windows waste less than many small
-ones. A square takes the class of its hardest cell: no cell is ever given less than it asked for.
+pass. Neighboring cells are then joined, in pairs and pairs of pairs, to larger rectangles, up to a
+limit, wherever one window around them costs less than the windows of the parts: each window is read
+with a margin of true context (the halo) that is computed and thrown away, so that few large windows
+waste less than many small ones. Where nothing limits the cost, a rectangle takes the class of its
+hardest cell: no cell is given less than it asked for. Under a budget, classes and windows are found
+together.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -30,6 +33,18 @@ _STRIP = 1024
 
 _BISECTIONS = 40
 
+_SPENT = 0.998
+"""Share of a budget from which on no better use of it is looked for."""
+
+Level = tuple[int, int]
+"""How often the height and the width of a rectangle of cells were doubled."""
+
+_LEAST_PENALTY = 1e-9
+"""Of two plans that serve the cells as well, the cheaper one is better."""
+
+_WHOLE, _ABOVE, _BESIDE = range(3)
+"""A rectangle is left whole, or divided into two above each other, or beside each other."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
@@ -39,7 +54,7 @@ class Layout:
         height: Rows of the picture.
         width: Columns of the picture.
         cell: Side of a cell in pixels.
-        largest: Largest side of a square, ``cell`` times a power of two.
+        largest: Largest side of a rectangle, ``cell`` times a power of two.
         halo: Pixels of context around it.
     """
 
@@ -55,28 +70,36 @@ class Layout:
         return -(-self.height // self.cell), -(-self.width // self.cell)
 
     @property
-    def levels(self) -> int:
-        """How often the side of a square can be doubled."""
+    def doublings(self) -> int:
+        """How often a side of a rectangle can be doubled."""
         return int(math.log2(self.largest // self.cell))
 
-    def areas(self, level: int) -> NDArray[np.int64]:
-        """Pixels of the window of every square of a level, (rows, columns); 0 outside."""
+    @property
+    def levels(self) -> list[Level]:
+        """All shapes of rectangles: the parts of each come before it."""
+        doublings = range(self.doublings + 1)
+        return [(rows, columns) for rows, columns in product(doublings, doublings)]
+
+    def areas(self, level: Level) -> NDArray[np.int64]:
+        """Pixels of the window of every rectangle of a level, (rows, columns); 0 outside."""
         extents: list[NDArray[np.int64]] = []
-        for size, cells in zip((self.height, self.width), self.grid, strict=True):
-            side = self.cell << level
-            starts = np.arange(-(-cells // (1 << self.levels)) << (self.levels - level)) * side
+        for size, cells, doubled in zip((self.height, self.width), self.grid, level, strict=True):
+            side = self.cell << doubled
+            count = -(-cells // (1 << self.doublings)) << (self.doublings - doubled)
+            starts = np.arange(count) * side
             windows = np.minimum(starts + side + self.halo, size) - np.maximum(
                 starts - self.halo, 0
             )
             extents.append(np.where(starts < size, windows, 0))
         return extents[0][:, None] * extents[1]
 
-    def tile(self, level: int, row: int, column: int) -> Tile:
-        """The square at a place of a level, and its window."""
-        side = self.cell << level
+    def tile(self, level: Level, row: int, column: int) -> Tile:
+        """The rectangle at a place of a level, and its window."""
         spans: list[tuple[slice, slice]] = []
-        for start, size in ((row * side, self.height), (column * side, self.width)):
-            stop = min(start + side, size)
+        places = zip((row, column), (self.height, self.width), level, strict=True)
+        for place, size, doubled in places:
+            start = place * (self.cell << doubled)
+            stop = min(start + (self.cell << doubled), size)
             window = slice(max(start - self.halo, 0), min(stop + self.halo, size))
             spans.append((slice(start, stop), window))
         (rows, window_rows), (columns, window_columns) = spans
@@ -140,97 +163,180 @@ def edge_logits(image: Tensor, thresholds: Sequence[float], cell: int) -> Logits
     return np.concatenate([np.zeros_like(scores)[..., None], rising], 2).astype(np.float32)
 
 
-def choose_classes(
-    logits: Logits, costs: Sequence[float], penalty: float = 0.0
-) -> NDArray[np.int64]:
-    """Return the class of each cell: the largest logit less ``penalty`` times its cost."""
-    return (logits - penalty * np.array(costs) / costs[-1]).argmax(2)
-
-
 def plan_routes(
-    classes: NDArray[np.int64], layout: Layout, costs: Sequence[float]
+    logits: Logits, layout: Layout, costs: Sequence[float], most: float | None = None
 ) -> tuple[list[Route], float]:
-    """Find the cheapest windows that give every cell a branch of its class or a harder one.
+    """Divide a picture into windows and choose the branch of each, as well as a budget allows.
 
-    Args:
-        classes: Class of each cell, (rows, columns).
-        layout: How the picture may be divided.
-        costs: Multiply-accumulates of one pixel by class, rising.
-
-    Returns:
-        The routes, which cover every pixel once, and their multiply-accumulates, halos included.
-    """
-    hardest, merged, total = _cheapest(classes, layout, costs)
-    routes: list[Route] = []
-    opened = np.ones(merged[-1].shape, bool)
-    for level in range(layout.levels, -1, -1):
-        here = opened & merged[level] & (layout.areas(level) > 0)
-        routes += [
-            Route(layout.tile(level, int(row), int(column)), int(hardest[level][row, column]))
-            for row, column in np.argwhere(here)
-        ]
-        if level:
-            opened = (opened & ~merged[level]).repeat(2, 0).repeat(2, 1)
-    return routes, total
-
-
-def _cheapest(
-    classes: NDArray[np.int64], layout: Layout, costs: Sequence[float]
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.bool_]], float]:
-    """Return by level the hardest class of each square, and whether it is better left whole."""
-    per_pixel = np.array(costs)
-    areas = layout.areas(0)
-    grid = np.zeros(areas.shape, np.int64)
-    grid[: classes.shape[0], : classes.shape[1]] = classes
-    hardest, merged = [grid], [np.ones(grid.shape, bool)]
-    best = per_pixel[grid] * areas
-    for level in range(1, layout.levels + 1):
-        hardest.append(_quarters(hardest[-1]).max((1, 3)))
-        whole = per_pixel[hardest[-1]] * layout.areas(level)
-        parts = _quarters(best).sum((1, 3))
-        merged.append(whole <= parts)
-        best = np.minimum(whole, parts)
-    return hardest, merged, float(best.sum())
-
-
-def _quarters(values: NDArray[np.generic]) -> NDArray[np.generic]:
-    rows, columns = values.shape
-    return values.reshape(rows // 2, 2, columns // 2, 2)
-
-
-def fit_penalty(logits: Logits, layout: Layout, costs: Sequence[float], most: float) -> float:
-    """Find the smallest penalty on cost under which the windows of a picture cost at most ``most``.
+    Without a budget every cell gets the branch of its largest logit or a harder one, in the
+    windows that cost least. With one, the sum of the logits is to be as large as can be.
 
     Args:
         logits: Logits of the cells.
         layout: How the picture may be divided.
         costs: Multiply-accumulates of one pixel by class, rising.
-        most: Multiply-accumulates that the picture may take.
+        most: Multiply-accumulates that the windows may take, context included.
 
     Returns:
-        The penalty for `choose_classes`: negative where more may be spent than the classes ask for,
-        and infinite where even the simplest branch everywhere costs more.
+        The routes, which cover every pixel once, and their multiply-accumulates, halos included.
+        Those are more than ``most`` where even the simplest branch everywhere takes more.
     """
     shares = np.array(costs) / costs[-1]
+
+    def by_cell(penalty: float) -> _Plans:
+        return _best_plans(_useful(logits - penalty * shares), layout, costs, _LEAST_PENALTY)
+
+    def by_window(penalty: float) -> _Plans:
+        return _best_plans(_useful(logits), layout, costs, penalty)
+
+    if most is None:
+        return _routes_of(by_cell(0.0), layout)
     # From here on every cell is in the first class, or in the last.
     reach = float(np.ptp(logits, axis=2).max()) / float(np.diff(shares).min()) + 1
-    low, high = -reach, reach
+    routes, cost = _routes_of(_dearest(by_cell, -reach, reach, most), layout)
+    if cost <= most:
+        # A penalty on windows does not pay for context that is not worth it, and is the better one
+        # but for pictures of few cells, which it decides about by the dozen.
+        highest = reach * layout.cell**2  # of a cell at the border, one pixel may be in the picture
+        others, other_cost = _routes_of(_dearest(by_window, _LEAST_PENALTY, highest, most), layout)
+        if _value_of(others, logits, layout) > _value_of(routes, logits, layout):
+            return others, other_cost
+    return routes, cost
 
-    def affordable(penalty: float) -> bool:
-        return _cheapest(choose_classes(logits, costs, penalty), layout, costs)[2] <= most
 
-    if affordable(low):
-        return low
-    if not affordable(high):
-        return math.inf
-    for _ in range(_BISECTIONS):
+def _dearest(
+    plans_at: Callable[[float], "_Plans"], low: float, high: float, most: float
+) -> "_Plans":
+    """Return the plans of the smallest penalty that cost no more than that, or the highest's."""
+    plans = plans_at(low)
+    if plans.cost <= most:
+        return plans
+    plans = plans_at(high)
+    for _ in range(_BISECTIONS if plans.cost <= most else 0):
         middle = (low + high) / 2
-        low, high = (low, middle) if affordable(middle) else (middle, high)
-    return high
+        tried = plans_at(middle)
+        if tried.cost > most:
+            low = middle
+            continue
+        high, plans = middle, tried
+        if tried.cost >= _SPENT * most:
+            break
+    return plans
+
+
+def _useful(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Let a branch harder than asked for be worth as much: only its cost speaks against it."""
+    return np.maximum.accumulate(logits.astype(np.float64), axis=2)
+
+
+def _value_of(routes: Sequence[Route], logits: Logits, layout: Layout) -> float:
+    """Sum of the logits of the branches that the cells are given."""
+    values, total = _useful(logits), 0.0
+    for route in routes:
+        rows, columns = (
+            slice(core.start // layout.cell, -(-core.stop // layout.cell))
+            for core in (route.tile.core_rows, route.tile.core_columns)
+        )
+        total += float(values[rows, columns, route.index].sum())
+    return total
+
+
+def _routes_of(plans: "_Plans", layout: Layout) -> tuple[list[Route], float]:
+    """Return the routes of a picture's best plan, and their cost."""
+    opened = {level: np.zeros(plan.choice.shape, bool) for level, plan in plans.levels.items()}
+    opened[layout.levels[-1]][:] = True
+    routes: list[Route] = []
+    for level in reversed(layout.levels):
+        plan, areas = plans.levels[level], layout.areas(level)
+        for axis, choice in enumerate((_ABOVE, _BESIDE)):
+            divided = opened[level] & (plan.choice == choice)
+            if divided.any():
+                opened[_half(level, axis)] |= divided.repeat(2, axis)
+        here = opened[level] & (plan.choice == _WHOLE) & (areas > 0)
+        routes += [
+            Route(layout.tile(level, int(row), int(column)), int(plan.classes[row, column]))
+            for row, column in np.argwhere(here)
+        ]
+    return routes, plans.cost
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All rectangles of a level: what is best done with each.
+
+    Attributes:
+        values: Sums of the logits, (rows, columns, classes).
+        gain: Value of the best plan less the penalty on its cost.
+        cost: Its multiply-accumulates.
+        choice: Whether it leaves the rectangle whole, or how it divides it.
+        classes: The best class of the whole rectangle.
+    """
+
+    values: NDArray[np.float64]
+    gain: NDArray[np.float64]
+    cost: NDArray[np.float64]
+    choice: NDArray[np.int64]
+    classes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plans:
+    """The plans of all levels, and the cost of the picture."""
+
+    levels: dict[Level, _Plan]
+    cost: float
+
+
+def _best_plans(
+    values: NDArray[np.float64], layout: Layout, costs: Sequence[float], penalty: float
+) -> _Plans:
+    """Find the plans of the highest value less the penalty, which is for a cell in the last class.
+
+    Args:
+        values: What a branch is worth to a cell, (rows, columns, classes).
+        layout: How the picture may be divided.
+        costs: Multiply-accumulates of one pixel by class, rising.
+        penalty: On the cost of windows.
+    """
+    per_pixel = np.array(costs)
+    price = penalty / (costs[-1] * layout.cell**2)
+    plans: dict[Level, _Plan] = {}
+    for level in layout.levels:
+        areas = layout.areas(level)
+        halves = {axis: plans[_half(level, axis)] for axis in (0, 1) if level[axis]}
+        if halves:
+            axis, half = next(iter(halves.items()))
+            sums = _paired(half.values, axis).sum(axis + 1)
+        else:
+            sums = np.zeros((*areas.shape, len(costs)))
+            sums[: values.shape[0], : values.shape[1]] = values
+        gains = sums - price * areas[..., None] * per_pixel
+        classes = gains.argmax(2)
+        gain, cost = np.full((2, 3, *areas.shape), -np.inf)
+        gain[_WHOLE], cost[_WHOLE] = gains.max(2), areas * per_pixel[classes]
+        for axis, half in halves.items():
+            way = (_ABOVE, _BESIDE)[axis]
+            gain[way] = _paired(half.gain, axis).sum(axis + 1)
+            cost[way] = _paired(half.cost, axis).sum(axis + 1)
+        choice = gain.argmax(0)
+        cost = np.take_along_axis(cost, choice[None], 0)[0]
+        plans[level] = _Plan(sums, gain.max(0), cost, choice, classes)
+    return _Plans(plans, float(plans[layout.levels[-1]].cost.sum()))
+
+
+def _half(level: Level, axis: int) -> Level:
+    return (level[0] - 1, level[1]) if axis == 0 else (level[0], level[1] - 1)
+
+
+def _paired(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Neighbors along an axis of (rows, columns, ...) as one more axis after it."""
+    rows, columns = values.shape[:2]
+    shape = (rows // 2, 2, columns) if axis == 0 else (rows, columns // 2, 2)
+    return values.reshape(*shape, *values.shape[2:])
 
 
 def check_largest(largest: int, cell: int) -> int:
-    """Return a limit on the side of squares as the next lower ``cell`` times a power of two.
+    """Return a limit on the side of rectangles as the next lower ``cell`` times a power of two.
 
     Raises:
         UsageError: It is smaller than a cell.

@@ -8,7 +8,8 @@ Two processes:  ``torchrun --nproc-per-node 2 -m lowvis_classsr.train photos=FOL
 - ``original``: the widest network on all patches, which the others are compared with;
 - ``branches``: each branch on the patches of its class, but for the hardest, which is the original;
 - ``classifier``: the Class-Module, with the branches as they are;
-- ``joint``: everything together.
+- ``joint``: the branches once more, on the patches that the Class-Module gives them, or (as the
+  paper does) everything together.
 
 Each stage has a folder in ``output`` with its checkpoints, ``metrics.jsonl`` and weights, and takes
 up the weights of those before it. Starting it again goes on where it was.
@@ -117,9 +118,13 @@ class TrainConfig(TrainingConfig):
         average_weight: Weight of Average-Loss.
         classifier_loss: What ``classifier`` minimizes. ``regret``: the decibels lost to the best
             branch plus the price of the branch taken, expected over the probabilities, less a
-            little of their entropy, from a table of what each branch makes of each patch.
-            ``paper``: the three losses above, on blended pictures.
+            little of their entropy, from a table of what each branch makes of each patch; ``joint``
+            then trains the branches (but for the hardest, where that is the original) by
+            `lowvis_classsr.losses.patch_loss`, each patch for as much as its probability.
+            ``paper``: the three losses above, on blended pictures, in both stages.
         judged: Patches in that table.
+        dimmed: Share of the patches that the Class-Module is shown darkened, as if taken at night,
+            where detail lies in small differences.
         price: Decibels that the original network's cost is worth, for ``regret``: the higher, the
             more patches go to narrow branches.
         shares: Shares of the classes that Average-Loss wants; equal ones when empty.
@@ -150,6 +155,7 @@ class TrainConfig(TrainingConfig):
     average_weight: float = 3.0
     classifier_loss: str = "regret"
     judged: int = 12_000
+    dimmed: float = 0.5
     price: float = 0.5
     shares: list[float] = field(default_factory=list[float])
 
@@ -173,6 +179,8 @@ class TrainConfig(TrainingConfig):
         ):
             if value not in known:
                 raise UsageError(f"{name}={value} is not one of {', '.join(known)}")
+        if not 0 <= self.dimmed <= 1:
+            raise UsageError(f"dimmed={self.dimmed} is no share between 0 and 1")
         if min(self.image_weight, self.class_weight, self.average_weight, self.price) < 0:
             raise UsageError("weights of losses and the price cannot be negative")
         shape = self.shape
@@ -186,7 +194,7 @@ class TrainConfig(TrainingConfig):
         return ClassSRConfig(network=self.network, widths=tuple(self.widths), scale=self.scale)
 
 
-class SoftRouting(nn.Module):
+class Routing(nn.Module):
     """What is trained of a ClassSR, as a module of one result per step.
 
     Batch normalization keeps the statistics of the branches' own training: those of a batch that
@@ -194,21 +202,29 @@ class SoftRouting(nn.Module):
 
     Args:
         network: The ClassSR.
-        freeze: Train the Class-Module alone.
-        blend: Return the blended pictures and the probabilities; the probabilities alone if not.
+        classifier: Train the Class-Module.
+        branches: Train so many branches, from the simplest on.
+        blend: Return the blended picture instead of those of the branches that are trained.
     """
 
-    def __init__(self, network: ClassSR, *, freeze: bool, blend: bool) -> None:
+    def __init__(
+        self, network: ClassSR, *, classifier: bool, branches: int, blend: bool = False
+    ) -> None:
         super().__init__()
         self.network, self._blend = network, blend
+        network.classifier.requires_grad_(classifier)
+        self._trained = network.branches[:branches]
         for branch in network.branches:
             branch.eval()
-            branch.requires_grad_(not freeze)
+            branch.requires_grad_(branch in self._trained)
 
-    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+    def forward(self, patches: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return pictures (B, 3, H, W), and the probabilities (B, classes)."""
         if self._blend:
-            return self.network.blend(patches)
-        return self.network.classifier(patches).softmax(1)
+            picture, probabilities = self.network.blend(patches)
+            return [picture], probabilities
+        probabilities = self.network.classifier(patches).softmax(1)
+        return [branch(patches) for branch in self._trained], probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +340,7 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
     """Train the Class-Module, with the branches frozen or not."""
     path = stage_weights(config, stage)
     joint = stage == "joint"
-    by_regret = not joint and config.classifier_loss == "regret"
+    by_regret = config.classifier_loss == "regret"
     rate = config.joint_rate if joint else config.classifier_rate
     own = replace(
         config,
@@ -346,10 +362,16 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
         else:
             for name, branch in zip(_branch_stages(config), network.branches, strict=True):
                 branch.load_state_dict(_tensors(stage_weights(config, name)))
-        return SoftRouting(network, freeze=not joint, blend=not by_regret)
+        if not by_regret:
+            trained = shape.classes if joint else 0
+            return Routing(network, classifier=True, branches=trained, blend=True)
+        if not joint:
+            return Routing(network, classifier=True, branches=0)
+        trained = shape.classes if config.hardest_alone else shape.classes - 1
+        return Routing(network, classifier=False, branches=trained)
 
     def blended_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        output, probabilities = model(batch[0])
+        (output,), probabilities = model(batch[0])
         watch.see(probabilities)
         balance = average_loss(probabilities, config.shares or None)
         return (
@@ -358,8 +380,17 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
             + config.average_weight * balance
         )
 
+    def routed_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        pictures, probabilities = model(batch[0])
+        watch.see(probabilities)
+        losses = [
+            patch_loss(picture, batch[1], probabilities[:, index])
+            for index, picture in enumerate(pictures)
+        ]
+        return torch.stack(losses).sum()
+
     def regret_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        probabilities = model(batch[0])
+        _, probabilities = model(batch[0])
         watch.see(probabilities)
         losses = batch[1] + config.price * relative_costs.to(batch[1])
         # Least where the logits are the expected losses over -_TEMPERATURE: so they never
@@ -373,7 +404,7 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
         thresholds = material.patches.edge_thresholds(shape.classes)
 
         def validate(network: nn.Module, step: int) -> Mapping[str, float]:
-            routed = cast("SoftRouting", network).network
+            routed = cast("Routing", network).network
             psnr = _psnr(_in_parts(routed, low), high)
             classes = _in_parts(routed.classifier, low).argmax(1)
             counts = torch.bincount(classes, minlength=shape.classes) / len(classes)
@@ -388,10 +419,11 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
             figures = {f"share{index + 1}": float(each) for index, each in enumerate(counts)}
             return {"psnr": psnr, **figures, "macs": float(counts @ relative_costs)}
 
-        if not by_regret:
+        if joint or not by_regret:
             batches = _patches(material, material.rows(None), own, fabric)
-            return _training(own, build, batches, blended_loss, validate, stage)
-        branches = cast("SoftRouting", build()).network.branches
+            loss = routed_loss if by_regret else blended_loss
+            return _training(own, build, batches, loss, validate, stage)
+        branches = cast("Routing", build()).network.branches
         batches = _judge(material, branches, own, fabric)
         return _training(own, build, batches, regret_loss, validate, stage)
 
@@ -422,6 +454,7 @@ def _judge(
         np.concatenate(lows),
         regrets(torch.cat(errors), photos).numpy(),
         batch=config.batch,
+        dimmed=config.dimmed,
         seed=config.seed,
         rank=fabric.global_rank,
     )
