@@ -4,17 +4,16 @@
 
 Afterwards ``python -m lowvis_shared.reproduce update`` brings the table into the README.
 
-Every row but the last starts from the widest branch of the embedded ClassSR-FSRCNN, trains the
-narrower branches and the Class-Module by ``lowvis-classsr train ablation=NAME``, and is measured on
-the 2K stand-ins: so rows differ in what is ablated alone. The last row trains all of
-``task=denoise``. The training is short, so compare rows, not papers. After each row the result is
-written as benchmarks/results/bench/classsr-ablation.json; started again, trainings go on where they
-were.
+Every row but the last has the widest branch of the embedded ClassSR-FSRCNN and is measured on the
+2K stand-ins. In the first rows the narrow branches are the embedded ones too, and the Class-Module
+alone is trained, by ``lowvis-classsr train ablation=NAME``. Numbers of classes are compared among
+themselves, with narrow branches that are all trained as shortly. The last row trains all of
+``task=denoise``. Compare rows, not papers. After each row the result is written as
+benchmarks/results/bench/classsr-ablation.json.
 """
 
 import argparse
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,23 +31,26 @@ from omegaconf import OmegaConf
 
 RESULT = Path(__file__).parent / "results" / "bench" / "classsr-ablation.json"
 
-ABLATIONS = (
+ROUTING = (
     *("none", "paper-losses", "no-class-loss", "no-average-loss"),
-    *("classes-2", "classes-4", "classes-5"),
     *("patch-16", "patch-48", "patch-64"),
 )
+"""Ablations of how patches are judged, with the branches as they are."""
 
-SAME_BRANCHES = ("paper-losses", "no-class-loss", "no-average-loss")
-"""Those that only train another Class-Module on the branches of ``none``."""
+CLASSES = ("classes-2", "none", "classes-4", "classes-5")
+"""Numbers of classes, ours among them."""
+
+BLENDED = ("paper-losses", "no-class-loss", "no-average-loss")
+"""Those that train the Class-Module by the paper's losses, on blended pictures."""
 
 SHORT = {
     "network": "fsrcnn",
-    "steps": 1000,
+    "steps": 3000,
     "classifier_steps": 1000,
     "classifier_rate": 1e-3,
     "warmup": 50,
     "judged": 2000,
-    "validate_every": 1000,
+    "validate_every": 3000,
     "checkpoint_every": 1000,
     "precision": "fp32",
 }
@@ -80,28 +82,27 @@ def run_stages(config: TrainConfig, *stages: str) -> Path:
     return path
 
 
-def ablate(name: str, photos: Path, folder: Path) -> Path:
-    """Train one ablation and return its weights."""
+def ablate(name: str, photos: Path, folder: Path, *, branches: bool) -> Path:
+    """Train one ablation, with branches of its own or without, and return its weights."""
     changes: dict[str, Any] = {}
-    if name in SAME_BRANCHES:
-        changes = {"classifier_steps": BLENDED_STEPS, "validate_every": BLENDED_STEPS}
-    config = configured(photos, folder / name, f"ablation={name}", **changes)
-    original = open_weights("own", "fsrcnn").network.branches[-1]
-    save_weights_file(stage_weights(config, "original"), original.state_dict(), {}, overwrite=True)
-    if name not in SAME_BRANCHES:
-        return run_stages(config, "branches", "classifier")
-    for branch in ("branch1", "branch2"):
-        source = folder / "none" / branch
-        shutil.copytree(source, Path(config.output) / branch, dirs_exist_ok=True)
-    return run_stages(config, "classifier")
+    if name in BLENDED:
+        changes = {"classifier_steps": BLENDED_STEPS}
+    config = configured(photos, folder, f"ablation={name}", **changes)
+    embedded = open_weights("own", "fsrcnn").network.branches
+    for stage, branch in zip(("original", "branch2", "branch1"), embedded[::-1], strict=True):
+        if stage == "original" or not branches:
+            path = stage_weights(config, stage)
+            save_weights_file(path, branch.state_dict(), {}, overwrite=True)
+    return run_stages(config, *(["branches"] if branches else []), "classifier")
 
 
-def row(name: str, path: Path, pairs: list[ReducedPair]) -> dict[str, Any]:
+def row(name: str, branches: str, path: Path, pairs: list[ReducedPair]) -> dict[str, Any]:
     """Measure weights by their routes, and by their widest branch alone."""
     routed = measure(Upscaler(weights=path, path="routed", precision="fp32", device="cpu"), pairs)
     whole = measure(Upscaler(weights=path, path="whole", precision="fp32", device="cpu"), pairs)
     return {
         "name": name,
+        "branches": branches,
         "psnr": routed.psnr,
         "whole_psnr": whole.psnr,
         "share": routed.share,
@@ -109,7 +110,10 @@ def row(name: str, path: Path, pairs: list[ReducedPair]) -> dict[str, Any]:
     }
 
 
-COLUMNS = ("ablation", "PSNR, dB", "lost, dB", "multiplications", "classes, simple to hard, %")
+COLUMNS = (
+    *("ablation", "narrow branches", "PSNR, dB", "lost, dB", "multiplications"),
+    "classes, simple to hard, %",
+)
 
 
 def table_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
@@ -117,6 +121,7 @@ def table_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
     return [
         [
             str(each["name"]),
+            str(each["branches"]),
             f"{each['psnr']:.2f}",
             f"{each['whole_psnr'] - each['psnr']:.2f}",
             f"{each['share']:.0%}",
@@ -147,15 +152,19 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     pictures = stand_ins("2k")
-    for name in ABLATIONS:
-        rows.append(row(name, ablate(name, options.photos, options.output), pictures))
-        write(rows)
+    trained = f"{SHORT['steps']} steps"
+    for names, branches in ((ROUTING, "embedded"), (CLASSES, trained)):
+        for name in names:
+            folder = options.output / f"{name}-{branches.replace(' ', '-')}"
+            path = ablate(name, options.photos, folder, branches=branches == trained)
+            rows.append(row(name, branches, path, pictures))
+            write(rows)
     config = configured(options.photos, options.output / "denoise", "task=denoise")
     path = run_stages(config, "original", "branches", "classifier")
     pairs = [
         replace(each, side=DENOISED, scale=config.scale, noise=config.noise) for each in pictures
     ]
-    rows.append(row("task=denoise", path, pairs))
+    rows.append(row("task=denoise", trained, path, pairs))
     write(rows)
 
 

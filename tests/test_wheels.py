@@ -149,7 +149,7 @@ def test_wheel_holds_what_it_must(wheels: Path) -> None:
         names = zipfile.ZipFile(wheel).namelist()
         assert any(name.endswith("/py.typed") for name in names), wheel
         assert any(re.search(r"licenses?/LICENSE$", name) for name in names), wheel
-        assert wheel.stat().st_size < 10 * 2**20, wheel
+        assert wheel.stat().st_size < 8 * 2**20, wheel
 
 
 def test_pan_upscales_offline_from_its_wheel(clean: Callable[[str], Path], tmp_path: Path) -> None:

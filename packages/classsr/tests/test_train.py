@@ -171,6 +171,17 @@ def test_what_the_joint_stage_trains(
     assert trained_of(train(config), source) == trained
 
 
+@pytest.mark.parametrize("stage", ["classifier", "joint"])
+def test_a_whole_network_takes_the_place_of_earlier_stages(
+    photos: Path, tmp_path: Path, finished: TrainConfig, stage: str
+) -> None:
+    source = stage_weights(finished, "joint")
+    steps = {"classifier_steps": 2, "joint_steps": 2, "validate_every": 2}
+    config = tiny(photos, tmp_path, stage=stage, initial=str(source), **steps)
+    trained = {"classifier": ["classifier."], "joint": ["net1.", "net2.", "net3."]}
+    assert trained_of(train(config), source) == trained[stage]
+
+
 def test_the_joint_stage_makes_branches_better_on_their_patches(
     photos: Path, tmp_path: Path, finished: TrainConfig
 ) -> None:

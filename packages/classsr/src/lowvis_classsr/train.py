@@ -66,6 +66,7 @@ from lowvis_classsr.data import (
 )
 from lowvis_classsr.losses import average_loss, class_loss, patch_loss, regrets
 from lowvis_classsr.model import BLOCK, PATCH, ClassSR, ClassSRConfig
+from lowvis_classsr.weights import load_weights
 
 logger = logging.getLogger("lowvis")
 
@@ -89,6 +90,7 @@ class TrainConfig(TrainingConfig):
 
     ``steps``, ``batch`` and ``learning_rate`` are those of ``original`` and of each branch;
     ``initial`` gives them weights to start from: a file of the whole network, or of one branch.
+    With ``stage=classifier`` or ``stage=joint`` it takes the place of the stages before.
 
     Attributes:
         stage: ``all``, or one of ``original``, ``branches``, ``classifier``, ``joint``.
@@ -148,7 +150,7 @@ class TrainConfig(TrainingConfig):
     classifier_steps: int = 5000
     classifier_rate: float = 1e-3
     joint_steps: int = 4000
-    joint_rate: float = 2e-4
+    joint_rate: float = 1e-3
     routed_batch: int = 48
     image_weight: float = 1000.0
     class_weight: float = 0.5
@@ -357,7 +359,9 @@ def _train_routed(config: TrainConfig, fabric: Fabric, stage: str) -> Path:
 
     def build() -> nn.Module:
         network = ClassSR(shape)
-        if joint:
+        if config.initial is not None and config.stage == stage:
+            load_weights(network, Path(config.initial))
+        elif joint:
             network.load_state_dict(_tensors(stage_weights(config, "classifier")))
         else:
             for name, branch in zip(_branch_stages(config), network.branches, strict=True):
