@@ -153,12 +153,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     pictures = stand_ins("2k")
     trained = f"{SHORT['steps']} steps"
-    for names, branches in ((ROUTING, "embedded"), (CLASSES, trained)):
-        for name in names:
-            folder = options.output / f"{name}-{branches.replace(' ', '-')}"
-            path = ablate(name, options.photos, folder, branches=branches == trained)
-            rows.append(row(name, branches, path, pictures))
-            write(rows)
+    for name in ROUTING:
+        path = ablate(name, options.photos, options.output / name, branches=False)
+        rows.append(row(name, "embedded", path, pictures))
+        write(rows)
+    for name in CLASSES:
+        path = ablate(name, options.photos, options.output / f"{name}-trained", branches=True)
+        rows.append(row(name, trained, path, pictures))
+        write(rows)
     config = configured(options.photos, options.output / "denoise", "task=denoise")
     path = run_stages(config, "original", "branches", "classifier")
     pairs = [

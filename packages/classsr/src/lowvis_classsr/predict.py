@@ -253,12 +253,9 @@ class Upscaler:
         return self.run(Picture(image), progress=progress)[0].pixels
 
     @torch.inference_mode()
+    @exact_float32()
     def run(self, picture: Picture, *, progress: Progress | None = None) -> tuple[Picture, Report]:
         """Upscale a picture as a call does, and return with it what happened."""
-        with exact_float32():
-            return self._run(picture, progress)
-
-    def _run(self, picture: Picture, progress: Progress | None) -> tuple[Picture, Report]:
         start = time.perf_counter()
         canvas = Canvas(picture, self.scale)  # first: it refuses what is too large
         image = to_tensor(picture)

@@ -10,7 +10,7 @@ together.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -182,12 +182,15 @@ def plan_routes(
         Those are more than ``most`` where even the simplest branch everywhere takes more.
     """
     shares = np.array(costs) / costs[-1]
+    areas = {level: layout.areas(level) for level in layout.levels}  # once for all penalties
 
     def by_cell(penalty: float) -> _Plans:
-        return _best_plans(_useful(logits - penalty * shares), layout, costs, _LEAST_PENALTY)
+        return _best_plans(_useful(logits - penalty * shares), layout, areas, costs, _LEAST_PENALTY)
+
+    useful = _useful(logits)
 
     def by_window(penalty: float) -> _Plans:
-        return _best_plans(_useful(logits), layout, costs, penalty)
+        return _best_plans(useful, layout, areas, costs, penalty)
 
     if most is None:
         return _routes_of(by_cell(0.0), layout)
@@ -199,7 +202,7 @@ def plan_routes(
         # but for pictures of few cells, which it decides about by the dozen.
         highest = reach * layout.cell**2  # of a cell at the border, one pixel may be in the picture
         others, other_cost = _routes_of(_dearest(by_window, _LEAST_PENALTY, highest, most), layout)
-        if _value_of(others, logits, layout) > _value_of(routes, logits, layout):
+        if _value_of(others, useful, layout) > _value_of(routes, useful, layout):
             return others, other_cost
     return routes, cost
 
@@ -229,9 +232,9 @@ def _useful(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.maximum.accumulate(logits.astype(np.float64), axis=2)
 
 
-def _value_of(routes: Sequence[Route], logits: Logits, layout: Layout) -> float:
-    """Sum of the logits of the branches that the cells are given."""
-    values, total = _useful(logits), 0.0
+def _value_of(routes: Sequence[Route], values: NDArray[np.float64], layout: Layout) -> float:
+    """Sum of what the branches that the cells are given are worth to them."""
+    total = 0.0
     for route in routes:
         rows, columns = (
             slice(core.start // layout.cell, -(-core.stop // layout.cell))
@@ -288,13 +291,18 @@ class _Plans:
 
 
 def _best_plans(
-    values: NDArray[np.float64], layout: Layout, costs: Sequence[float], penalty: float
+    values: NDArray[np.float64],
+    layout: Layout,
+    areas: Mapping[Level, NDArray[np.int64]],
+    costs: Sequence[float],
+    penalty: float,
 ) -> _Plans:
     """Find the plans of the highest value less the penalty, which is for a cell in the last class.
 
     Args:
         values: What a branch is worth to a cell, (rows, columns, classes).
         layout: How the picture may be divided.
+        areas: Pixels of the windows of each level.
         costs: Multiply-accumulates of one pixel by class, rising.
         penalty: On the cost of windows.
     """
@@ -302,18 +310,17 @@ def _best_plans(
     price = penalty / (costs[-1] * layout.cell**2)
     plans: dict[Level, _Plan] = {}
     for level in layout.levels:
-        areas = layout.areas(level)
         halves = {axis: plans[_half(level, axis)] for axis in (0, 1) if level[axis]}
         if halves:
             axis, half = next(iter(halves.items()))
             sums = _paired(half.values, axis).sum(axis + 1)
         else:
-            sums = np.zeros((*areas.shape, len(costs)))
+            sums = np.zeros((*areas[level].shape, len(costs)))
             sums[: values.shape[0], : values.shape[1]] = values
-        gains = sums - price * areas[..., None] * per_pixel
+        gains = sums - price * areas[level][..., None] * per_pixel
         classes = gains.argmax(2)
-        gain, cost = np.full((2, 3, *areas.shape), -np.inf)
-        gain[_WHOLE], cost[_WHOLE] = gains.max(2), areas * per_pixel[classes]
+        gain, cost = np.full((2, 3, *areas[level].shape), -np.inf)
+        gain[_WHOLE], cost[_WHOLE] = gains.max(2), areas[level] * per_pixel[classes]
         for axis, half in halves.items():
             way = (_ABOVE, _BESIDE)[axis]
             gain[way] = _paired(half.gain, axis).sum(axis + 1)
