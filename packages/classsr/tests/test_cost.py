@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from lowvis_classsr.branches import BRANCHES
@@ -11,6 +12,7 @@ from lowvis_classsr.cost import (
     branch_costs,
     classifier_cost,
     paper_flops,
+    window_costs,
 )
 from lowvis_classsr.model import ClassSRConfig
 from lowvis_shared.testing import mirror_path
@@ -59,6 +61,34 @@ def test_the_paper_counts_a_transposed_convolution_at_its_output(scale: int) -> 
     (cost,) = branch_costs(ClassSRConfig(widths=(16,), scale=scale))
     assert cost.macs == 342 * 16 + 5184
     assert cost.paper_macs - cost.macs == (scale**2 - 1) * 243 * 16
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("network", BRANCHES)
+def test_the_layers_of_a_window_cost_what_the_branch_costs(network: str, scale: int) -> None:
+    config = ClassSRConfig(network=network, scale=scale)
+    costs = window_costs(config, 4)
+    sums = np.sum(list(costs.values()), 0)
+    assert sums.tolist() == pytest.approx([each.macs for each in branch_costs(config)], rel=1e-12)
+
+
+def test_layers_near_the_output_compute_less_context() -> None:
+    """SRResNet: 32 convolutions and a first one, two before the shuffles, two at the output."""
+    width, pixel = 64, 9 * 64
+    costs = window_costs(ClassSRConfig(network="srresnet"), 4)
+    assert {context: each[-1] for context, each in costs.items()} == {
+        4: pixel * (32 * width + 3),
+        2: pixel * 4 * width,
+        1: pixel * 4 * width * 4,
+        0.5: pixel * (width + 3) * 16,
+    }
+    fsrcnn = window_costs(ClassSRConfig(), 4)
+    assert {context: each[-1] for context, each in fsrcnn.items()} == {4: 10728, 1: 243 * 56}
+
+
+def test_context_smaller_than_a_layers_reach_is_all_there_is() -> None:
+    costs = window_costs(ClassSRConfig(network="srresnet"), 1)
+    assert sorted(costs) == [0.5, 1]
 
 
 def test_the_class_module_costs_what_the_spec_says() -> None:

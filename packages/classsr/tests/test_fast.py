@@ -12,6 +12,7 @@ from lowvis_classsr.branches import (
     FSRCNN,
     RCAN,
     SCALES,
+    Margins,
     SRResNet,
     Upscaling,
 )
@@ -84,6 +85,25 @@ def test_the_papers_widths_do_too(network: str, width: int, filled: Fill) -> Non
     expected = branch(image)
     assert float(expected.std()) > 0.05
     close(FastBranch(branch, 4)(image), expected)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("margins", [(4, 4, 4, 4), (0, 4, 3, 0), (1, 2, 0, 9), (0, 0, 0, 0)])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("network", SMALL)
+def test_context_cut_away_early_changes_nothing(
+    network: str, scale: int, margins: tuple[int, int, int, int], filled: Fill
+) -> None:
+    """A margin at the border of the picture is the border: convolutions pad there as ever."""
+    branch = lively(SMALL[network](scale), filled)
+    top, bottom, left, right = margins
+    height, width = 11, 9
+    image = torch.cat([picture(top + height + bottom, left + width + right)] * 2)
+    rows = slice(top * scale, (top + height) * scale)
+    columns = slice(left * scale, (left + width) * scale)
+    expected = branch(image)[:, :, rows, columns]
+    close(branch(image, Margins(*margins)), expected)
+    close(FastBranch(branch, scale)(image, Margins(*margins)), expected)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lowvis_classsr.branches import Margins
 from lowvis_classsr.data import edge_map
 from lowvis_classsr.fast import FastBranch
 from lowvis_classsr.model import ClassSR, ClassSRConfig
@@ -31,6 +32,7 @@ MakeWeights = Callable[..., Path]
 FULL: dict[type[np.generic], int] = {np.uint8: 255, np.uint16: 65535, np.float32: 1}
 
 FSRCNN_MACS = tuple(342.0 * width + 5184 for width in (16, 36, 56))
+FSRCNN_TAIL_MACS = tuple(243.0 * width for width in (16, 36, 56))
 """Of a pixel: 5x5x3, 12 and 12 channels and a kernel of 9x9x3 for each of d, and four 3x3x12x12."""
 
 FSRCNN_PAPER_MACS = tuple((99 + 16 * 243.0) * width + 5184 for width in (16, 36, 56))
@@ -71,8 +73,18 @@ def outputs_of(weights: Path, pixels: NDArray[np.uint8]) -> list[NDArray[np.floa
         ]
 
 
-def macs_of(routes: Sequence[Route], costs: Sequence[float] = FSRCNN_MACS) -> float:
-    return sum(route.tile.pixels * costs[route.index] for route in routes)
+def macs_of(routes: Sequence[Route], height: int, width: int) -> float:
+    """Multiply-accumulates of FSRCNN: its last layer computes one pixel of context."""
+    total = 0.0
+    for route in routes:
+        core = route.tile.core_rows, route.tile.core_columns
+        near = [
+            min(each.stop + 1, size) - max(each.start - 1, 0)
+            for each, size in zip(core, (height, width), strict=True)
+        ]
+        tail = FSRCNN_TAIL_MACS[route.index]
+        total += route.tile.pixels * (FSRCNN_MACS[route.index] - tail) + near[0] * near[1] * tail
+    return total
 
 
 class Steps(list[tuple[int, int]]):
@@ -86,9 +98,9 @@ def watch_branches(monkeypatch: pytest.MonkeyPatch, note: Callable[[Tensor], Non
     """Let a function see all that reaches a branch; it may raise an error."""
     forward = FastBranch.forward
 
-    def watched(self: FastBranch, image: Tensor) -> Tensor:
+    def watched(self: FastBranch, image: Tensor, margins: Margins) -> Tensor:
         note(image)
-        return forward(self, image)
+        return forward(self, image, margins)
 
     monkeypatch.setattr(FastBranch, "forward", watched)
 
@@ -329,10 +341,10 @@ def test_windows_are_computed_side_by_side(
     upscaler = Upscaler(weights=weights, path="routed", device="cpu", precision="fp32")
     run = upscaler._run_branch
 
-    def watch(branch: FastBranch, windows: Tensor) -> Tensor:
+    def watch(branch: FastBranch, windows: Tensor, margins: Margins) -> Tensor:
         watched.add(threading.get_ident())
         assert torch.get_num_threads() == 1
-        return run(branch, windows)
+        return run(branch, windows, margins)
 
     upscaler._run_branch = watch  # type: ignore[method-assign]
     np.testing.assert_array_equal(upscaler(image), expected)
@@ -345,7 +357,7 @@ def test_an_error_in_a_thread_is_raised(
 ) -> None:
     threads(2)
     upscaler = Upscaler(weights=weights, path="routed", device="cpu", precision="fp32")
-    monkeypatch.setattr(FastBranch, "forward", lambda _, image: image * float("nan"))
+    monkeypatch.setattr(FastBranch, "forward", lambda _, image, __: image * float("nan"))
     with pytest.raises(InputError, match="not finite"):
         upscaler(shaded(40, 100))
     assert torch.get_num_threads() == 2
@@ -377,7 +389,7 @@ def test_costs_are_those_of_windows_and_of_judging(weights: Path, whole: Upscale
     area = 61 * 180
     _, report = Upscaler(weights=weights, path="routed", tile=16).run(Picture(pixels))
     assert report.full_macs == pytest.approx(FSRCNN_MACS[-1] * area, rel=1e-9)
-    expected = macs_of(report.routes) + CLASSIFIER_MACS * area
+    expected = macs_of(report.routes, 61, 180) + CLASSIFIER_MACS * area
     assert report.macs == pytest.approx(expected, rel=1e-9)
     assert report.share == pytest.approx(expected / (FSRCNN_MACS[-1] * area), rel=1e-9)
     areas = [
@@ -410,7 +422,7 @@ def test_a_router_without_learning_costs_nothing_and_counts_edges(weights: Path)
         score = float(edges[route.tile.core_rows, route.tile.core_columns].mean())
         assert route.index == int(score > 0.02) + int(score > 0.06)
     assert min(report.shares) > 0
-    assert report.macs == pytest.approx(macs_of(report.routes), rel=1e-9)
+    assert report.macs == pytest.approx(macs_of(report.routes, 32, 72), rel=1e-9)
 
 
 def test_a_report_says_what_happened(

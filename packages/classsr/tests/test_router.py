@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowvis_classsr import router
+from lowvis_classsr.cost import WindowCosts
 from lowvis_classsr.data import edge_map
 from lowvis_classsr.model import Classifier
 from lowvis_classsr.router import (
@@ -30,8 +31,11 @@ from lowvis_shared.testing.pictures import photo
 from numpy.typing import NDArray
 from torch import Tensor
 
-COSTS = (10.0, 17.0, 24.0)
-"""About those of FSRCNN's branches, relative to each other."""
+BODY, TAIL = (6.5, 8.5, 10.5), (4.0, 9.0, 13.5)
+"""About those of FSRCNN's branches: what is done with all of the context, and with a quarter."""
+
+COSTS = tuple(body + tail for body, tail in zip(BODY, TAIL, strict=True))
+"""What a pixel costs without context."""
 
 SIZES = [(64, 96), (65, 33), (1, 1), (1, 70), (31, 3), (40, 100), (5, 6)]
 
@@ -182,9 +186,23 @@ def asking(classes: NDArray[np.int64]) -> Logits:
     return np.eye(3, dtype=np.float32)[classes]
 
 
-def total_of(routes: Sequence[Route], costs: Sequence[float] = COSTS) -> float:
+def costs_of(layout: Layout) -> WindowCosts:
+    """What layers cost by the context that they compute."""
+    return {float(layout.halo): BODY, layout.halo / 4: TAIL} if layout.halo else {0.0: COSTS}
+
+
+def total_of(routes: Sequence[Route], layout: Layout) -> float:
     """Multiply-accumulates of routes, from their windows alone."""
-    return sum(route.tile.pixels * costs[route.index] for route in routes)
+    total = 0.0
+    for route in routes:
+        core = route.tile.core_rows, route.tile.core_columns
+        for context, costs in costs_of(layout).items():
+            height, width = (
+                min(each.stop + context, size) - max(each.start - context, 0)
+                for each, size in zip(core, (layout.height, layout.width), strict=True)
+            )
+            total += height * width * costs[route.index]
+    return total
 
 
 @given(layouts(), st.data())
@@ -193,7 +211,7 @@ def test_routes_cover_every_pixel_once_with_its_class_or_a_harder_one(
     layout: Layout, data: st.DataObject
 ) -> None:
     classes = draw_classes(data, layout)
-    routes, total = plan_routes(asking(classes), layout, COSTS)
+    routes, total = plan_routes(asking(classes), layout, costs_of(layout))
     covered = np.zeros((layout.height, layout.width), int)
     given_class = np.full(covered.shape, -1)
     for route in routes:
@@ -214,7 +232,9 @@ def test_routes_cover_every_pixel_once_with_its_class_or_a_harder_one(
     for route in routes:
         core = asked[: layout.height, : layout.width][route.tile.core_rows, route.tile.core_columns]
         assert core.max() == route.index
-    assert total == pytest.approx(total_of(routes), rel=1e-12)
+    assert total == pytest.approx(total_of(routes, layout), rel=1e-12)
+    for route in routes:
+        assert route.macs == pytest.approx(total_of([route], layout), rel=1e-12)
 
 
 @given(layouts(), st.data())
@@ -230,7 +250,7 @@ def test_joining_is_never_dearer_than_not_joining(layout: Layout, data: st.DataO
             largest=layout.cell << level,
             halo=layout.halo,
         )
-        totals.append(plan_routes(asking(classes), limited, COSTS)[1])
+        totals.append(plan_routes(asking(classes), limited, costs_of(limited))[1])
     assert totals == sorted(totals, reverse=True)
 
 
@@ -252,23 +272,24 @@ def divisions(height: int, width: int, top: int, left: int) -> frozenset[frozens
     return frozenset(found)
 
 
-def area_of(rectangle: Rectangle, layout: Layout) -> int:
-    """Pixels of the window around a rectangle; none where it lies outside of the picture."""
+def costs_at(rectangle: Rectangle, layout: Layout) -> list[float]:
+    """Cost of a rectangle by class; nothing where it lies outside of the picture."""
     height, width, top, left = rectangle
-    area = 1
-    for first, cells, size in ((top, height, layout.height), (left, width, layout.width)):
-        start, stop = first * layout.cell, min((first + cells) * layout.cell, size)
-        if start >= size:
-            return 0
-        area *= min(stop + layout.halo, size) - max(start - layout.halo, 0)
-    return area
+    total = np.zeros(len(COSTS))
+    for context, costs in costs_of(layout).items():
+        area = 1.0
+        for first, cells, size in ((top, height, layout.height), (left, width, layout.width)):
+            start, stop = first * layout.cell, min((first + cells) * layout.cell, size)
+            area *= min(stop + context, size) - max(start - context, 0) if start < size else 0
+        total += area * np.array(costs)
+    return total.tolist()
 
 
 def cost_of(rectangle: Rectangle, classes: NDArray[np.int64], layout: Layout) -> float:
     """Cost of a rectangle whose cells want these classes."""
     height, width, top, left = rectangle
     inside = classes[top : top + height, left : left + width]
-    return area_of(rectangle, layout) * COSTS[int(inside.max(initial=0))]
+    return costs_at(rectangle, layout)[int(inside.max(initial=0))]
 
 
 @given(layouts(cells=5, levels=2), st.data())
@@ -283,20 +304,22 @@ def test_no_other_division_is_cheaper(layout: Layout, data: st.DataObject) -> No
             sum(cost_of(each, classes, layout) for each in division)
             for division in divisions(side, side, top, left)
         )
-    assert plan_routes(asking(classes), layout, COSTS)[1] == pytest.approx(best, rel=1e-12)
+    assert plan_routes(asking(classes), layout, costs_of(layout))[1] == pytest.approx(
+        best, rel=1e-12
+    )
 
 
 def test_equal_cells_are_joined_and_an_odd_one_is_left_alone() -> None:
     layout = Layout(height=128, width=128, cell=32, largest=64, halo=4)
     classes = np.zeros((4, 4), np.int64)
-    assert len(plan_routes(asking(classes), layout, COSTS)[0]) == 4
+    assert len(plan_routes(asking(classes), layout, costs_of(layout))[0]) == 4
     classes[0, 0] = 2
-    routes, _ = plan_routes(asking(classes), layout, COSTS)
+    routes, _ = plan_routes(asking(classes), layout, costs_of(layout))
     assert [route.index for route in routes].count(2) == 1
     assert len(routes) == 6, "the odd one's neighbors are a pair and another"
     # With much context to waste, the neighbors are better taken along.
     wide = Layout(height=128, width=128, cell=32, largest=64, halo=32)
-    routes, _ = plan_routes(asking(classes), wide, COSTS)
+    routes, _ = plan_routes(asking(classes), wide, costs_of(wide))
     assert len(routes) == 4
 
 
@@ -325,11 +348,11 @@ def value_of(routes: Sequence[Route], logits: Logits, layout: Layout) -> float:
 def test_a_budget_is_kept(layout: Layout, seed: int, share: float, spread: float) -> None:
     logits = judged(layout, seed, spread)
     wide = np.zeros(layout.grid, np.int64)
-    dearest = plan_routes(asking(wide + 2), layout, COSTS)[1]
-    cheapest = plan_routes(asking(wide), layout, COSTS)[1]
+    dearest = plan_routes(asking(wide + 2), layout, costs_of(layout))[1]
+    cheapest = plan_routes(asking(wide), layout, costs_of(layout))[1]
     most = share * dearest
-    routes, total = plan_routes(logits, layout, COSTS, most)
-    assert total == pytest.approx(total_of(routes), rel=1e-12)
+    routes, total = plan_routes(logits, layout, costs_of(layout), most)
+    assert total == pytest.approx(total_of(routes, layout), rel=1e-12)
     if cheapest > most:
         assert total == cheapest
     elif dearest <= most:
@@ -349,7 +372,7 @@ def best_under(penalty: float, logits: Logits, layout: Layout) -> tuple[float, f
     def best_class(rectangle: Rectangle) -> tuple[float, float, float]:
         height, width, top, left = rectangle
         values = useful[top : top + height, left : left + width].sum((0, 1))
-        costs = [area_of(rectangle, layout) * each for each in COSTS]
+        costs = costs_at(rectangle, layout)
         return max((v - price * c, v, c) for v, c in zip(values, costs, strict=True))
 
     value = cost = 0.0
@@ -375,7 +398,7 @@ def test_nothing_better_is_to_be_had_for_what_the_best_costs(
     value, cost = best_under(penalty, logits, layout)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(router, "_SPENT", 1.0)
-        routes, total = plan_routes(logits, layout, COSTS, cost * (1 + 1e-9))
+        routes, total = plan_routes(logits, layout, costs_of(layout), cost * (1 + 1e-9))
     assert total <= cost * (1 + 1e-9)
     assert value_of(routes, logits, layout) >= value - 1e-4
 
@@ -384,8 +407,8 @@ def test_a_budget_is_used_in_small_pictures() -> None:
     """Four cells, of which the best plans of all budgets would serve all or none."""
     layout = Layout(height=64, width=64, cell=32, largest=64, halo=4)
     logits = asking(np.full((2, 2), 2)) + judged(layout, 0, 0.01)
-    dearest = plan_routes(logits, layout, COSTS)[1]
-    routes, total = plan_routes(logits, layout, COSTS, 0.95 * dearest)
+    dearest = plan_routes(logits, layout, costs_of(layout))[1]
+    routes, total = plan_routes(logits, layout, costs_of(layout), 0.95 * dearest)
     assert 0.6 * dearest < total <= 0.95 * dearest
     assert {route.index for route in routes} > {0}
 
@@ -394,16 +417,16 @@ def test_where_all_is_affordable_every_cell_gets_the_original() -> None:
     layout = Layout(height=64, width=64, cell=8, largest=32, halo=4)
     logits = judged(layout, 0)
     logits[..., 0] += 5  # the classes ask for the simplest
-    routes, _ = plan_routes(logits, layout, COSTS, math.inf)
+    routes, _ = plan_routes(logits, layout, costs_of(layout), math.inf)
     assert {route.index for route in routes} == {2}
 
 
 def test_for_too_little_there_is_the_simplest_branch() -> None:
     layout = Layout(height=64, width=64, cell=8, largest=32, halo=4)
     logits = judged(layout, 0)
-    cheapest = plan_routes(asking(np.zeros((8, 8), np.int64)), layout, COSTS)[1]
+    cheapest = plan_routes(asking(np.zeros((8, 8), np.int64)), layout, costs_of(layout))[1]
     for most in (cheapest, cheapest - 1, 0.0, -5.0):
-        routes, total = plan_routes(logits, layout, COSTS, most)
+        routes, total = plan_routes(logits, layout, costs_of(layout), most)
         assert {route.index for route in routes} == {0}
         assert total == cheapest
 
@@ -433,5 +456,9 @@ def test_levels_of_a_layout() -> None:
     assert layout.doublings == 3
     assert sorted(layout.levels) == list(product(range(4), repeat=2))
     # 24 x 30 pixels are left of the last row and column: nothing is outside of the picture.
-    assert layout.areas((2, 0)).tolist() == [[96 * 24, 96 * 6] + 6 * [0], [4 * 24, 4 * 6] + 6 * [0]]
+    areas = layout.areas((2, 0), 0)
+    assert areas.tolist() == [[96 * 24, 96 * 6] + 6 * [0], [4 * 24, 4 * 6] + 6 * [0]]
+    areas = layout.areas((2, 0), 0.5)
+    assert areas[:, :2].tolist() == [[96.5 * 24.5, 96.5 * 6.5], [4.5 * 24.5, 4.5 * 6.5]]
+    assert not areas[:, 2:].any()
     assert Layout(**values, largest=24).grid == (5, 2)

@@ -9,8 +9,8 @@ names are those of the authors' state dictionaries, so that their files load str
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import cast
 
 import torch
@@ -30,6 +30,37 @@ def upsampling_factors(scale: int) -> tuple[int, ...]:
     return {1: (), 2: (2,), 3: (3,), 4: (2, 2)}[scale]
 
 
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """Context around the part of a map that is wanted, in its pixels: looked at, then cut off.
+
+    A picture is divided into windows that overlap by their context. Layers near the output look at
+    less of it than those before them, and compute less of it once it is cut away on the way.
+    """
+
+    top: int = 0
+    bottom: int = 0
+    left: int = 0
+    right: int = 0
+
+    def cut(self, features: Tensor, reach: int = 0) -> tuple[Tensor, "Margins"]:
+        """Cut a map (B, C, H, W) down to what layers of this reach look at, and return the rest."""
+        kept = Margins(*(min(each, reach) for each in astuple(self)))
+        if kept == self:
+            return features, self
+        height, width = features.shape[2:]
+        rows = slice(self.top - kept.top, height - self.bottom + kept.bottom)
+        columns = slice(self.left - kept.left, width - self.right + kept.right)
+        return features[:, :, rows, columns], kept
+
+    def scaled(self, factor: int) -> "Margins":
+        """Return the margins of a map that is so many times larger."""
+        return Margins(*(each * factor for each in astuple(self)))
+
+
+NO_MARGINS = Margins()
+
+
 class Upscaling(nn.Module, ABC):
     """A network in two parts: the body, which may run in half precision, and a cheap last step.
 
@@ -42,16 +73,17 @@ class Upscaling(nn.Module, ABC):
     receptive_radius: int | None = None
     channel_groups: int = 1
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.finish(self.body_of(image), image)
+    def forward(self, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
+        """Upscale a window, and return what its margins leave of it, ``scale`` times larger."""
+        return self.finish(self.body_of(image, margins), image, margins)
 
     @abstractmethod
-    def body_of(self, image: Tensor) -> Tensor:
-        """All that takes time: (B, 3, H, W) -> (B, 3, H*scale, W*scale)."""
+    def body_of(self, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
+        """All that takes time, from the window to the size of the result."""
 
-    def finish(self, output: Tensor, image: Tensor) -> Tensor:
+    def finish(self, output: Tensor, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
         """What brings the result of the body to its place, in float32 for full precision."""
-        del image
+        del image, margins
         return output
 
 
@@ -77,8 +109,9 @@ class FSRCNN(Upscaling):
         )
         # 9 - scale columns too many, half of them on each side; one is given back if that is odd.
         padding = -(-(9 - scale) // 2)
-        tail_radius = max(-(-padding // scale), (8 - padding) // scale)  # before, and behind
-        self.receptive_radius = 2 + mappings + tail_radius
+        self.scale = scale
+        self.tail_radius = max(-(-padding // scale), (8 - padding) // scale)  # before, and behind
+        self.receptive_radius = 2 + mappings + self.tail_radius
         self.tail_conv = nn.ConvTranspose2d(
             width, 3, 9, stride=scale, padding=padding, output_padding=2 * padding - (9 - scale)
         )
@@ -107,8 +140,10 @@ class FSRCNN(Upscaling):
             if self.tail_conv.bias is not None:
                 nn.init.zeros_(self.tail_conv.bias)
 
-    def body_of(self, image: Tensor) -> Tensor:
-        return self.tail_conv(self.body_conv(self.head_conv(image)))
+    def body_of(self, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
+        features = self.body_conv(self.head_conv(image))
+        features, margins = margins.cut(features, self.tail_radius)
+        return margins.scaled(self.scale).cut(self.tail_conv(features))[0]
 
 
 class MeanShift(nn.Conv2d):
@@ -170,6 +205,22 @@ class CascadingBlock(nn.Module):
         return cascade(features, [self.b1] * 3, [self.c1, self.c2, self.c3])
 
 
+def upsampled(
+    features: Tensor, margins: Margins, layers: Iterable[nn.Module]
+) -> tuple[Tensor, Margins]:
+    """Run 3x3 convolutions and pixel shuffles, and return the map with its margins.
+
+    Two pixels of context are left for the layers behind.
+    """
+    features, margins = margins.cut(features, 2)
+    for layer in layers:
+        if isinstance(layer, nn.PixelShuffle):
+            features, margins = margins.cut(features, 1)  # which becomes two, or three
+            margins = margins.scaled(layer.upscale_factor)
+        features = layer(features)
+    return features, margins
+
+
 class UpsampleBlock(nn.Module):
     """Grouped convolutions and pixel shuffles of CARN."""
 
@@ -182,8 +233,8 @@ class UpsampleBlock(nn.Module):
         # The authors' keys have two levels of names above the list.
         self.up = nn.ModuleDict({"body": nn.Sequential(*stages)})
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.up["body"](features)
+    def forward(self, features: Tensor, margins: Margins) -> tuple[Tensor, Margins]:
+        return upsampled(features, margins, cast("nn.Sequential", self.up["body"]))
 
 
 class CARN(Upscaling):
@@ -233,13 +284,14 @@ class CARN(Upscaling):
             if isinstance(module, nn.Conv2d):
                 _upsample_colors(module)
 
-    def body_of(self, image: Tensor) -> Tensor:
+    def body_of(self, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
         features = self.entry(self.sub_mean(image))
         blocks, fusions = [self.b1, self.b2, self.b3], [self.c1, self.c2, self.c3]
-        return self.exit(self.upsample(cascade(features, blocks, fusions)))
+        features, margins = self.upsample(cascade(features, blocks, fusions), margins)
+        return margins.cut(self.exit(features))[0]
 
-    def finish(self, output: Tensor, image: Tensor) -> Tensor:
-        del image
+    def finish(self, output: Tensor, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
+        del image, margins
         return self.add_mean(output)
 
 
@@ -277,19 +329,22 @@ class SRResNet(Upscaling):
         self.lrelu = nn.LeakyReLU(0.1)
         self.apply(_initialise_small)
 
-    def body_of(self, image: Tensor) -> Tensor:
+    def body_of(self, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
         features = self.recon_trunk(self.lrelu(self.conv_first(image)))  # no skip around the trunk
+        layers: list[nn.Module] = []
         for stage, factor in enumerate(upsampling_factors(self.scale), start=1):
-            spread = self.get_submodule(f"upconv{stage}")(features)
-            features = self.lrelu(F.pixel_shuffle(spread, factor))
-        return self.conv_last(self.lrelu(self.HRconv(features)))
+            layers += [self.get_submodule(f"upconv{stage}"), nn.PixelShuffle(factor), self.lrelu]
+        features, margins = upsampled(features, margins, layers)
+        return margins.cut(self.conv_last(self.lrelu(self.HRconv(features))))[0]
 
-    def finish(self, output: Tensor, image: Tensor) -> Tensor:
+    def finish(self, output: Tensor, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
         if self.scale == 1:
-            return output + image
-        return output + F.interpolate(
+            return output + margins.cut(image)[0]
+        image, margins = margins.cut(image, 1)
+        enlarged = F.interpolate(
             image, scale_factor=self.scale, mode="bilinear", align_corners=False
         )
+        return output + margins.scaled(self.scale).cut(enlarged)[0]
 
 
 class ChannelAttention(nn.Module):
@@ -373,12 +428,15 @@ class RCAN(Upscaling):
         for part in (self.head, self.body, self.tail):
             part.apply(_initialise_small)
 
-    def body_of(self, image: Tensor) -> Tensor:
+    def body_of(self, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
         features = self.head(self.sub_mean(image * 255))
-        return self.tail(features + self.body(features))
+        upsampler, last = self.tail
+        layers = cast("nn.Sequential", upsampler)
+        features, margins = upsampled(features + self.body(features), margins, layers)
+        return margins.cut(last(features))[0]
 
-    def finish(self, output: Tensor, image: Tensor) -> Tensor:
-        del image
+    def finish(self, output: Tensor, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
+        del image, margins
         return self.add_mean(output) / 255
 
 

@@ -5,16 +5,22 @@ counted ``scale`` squared times: FSRCNN-56 becomes 9.4 times what it is. All its
 true.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from lowvis_shared.cost import measure_cost
-from torch import nn
+from torch import Tensor, nn
 
+from lowvis_classsr.branches import Margins
 from lowvis_classsr.model import PATCH, Classifier, ClassSRConfig
+
+WindowCosts = Mapping[float, Sequence[float]]
+"""Multiply-accumulates of a low-resolution pixel by class, simple to hard, of those layers that
+compute so many pixels of context around a tile."""
 
 PAPER_CONSTANTS = {
     "fsrcnn": (141e6, 304e6, 468e6),
@@ -57,6 +63,38 @@ def branch_costs(config: ClassSRConfig) -> tuple[PixelCost, ...]:
         paper = macs + (config.scale**2 - 1) * transposed
         costs.append(PixelCost(macs / PATCH**2, paper / PATCH**2))
     return tuple(costs)
+
+
+@cache
+def window_costs(config: ClassSRConfig, halo: int) -> WindowCosts:
+    """Return the cost of each branch by the context that its layers compute.
+
+    Args:
+        config: Shape of the network.
+        halo: Context of a window in low-resolution pixels. Layers near the output compute less of
+            it, since it is cut away on the way (`lowvis_classsr.branches.Margins`).
+    """
+    side = PATCH + 2 * halo
+    costs: dict[float, list[float]] = defaultdict(lambda: [0.0] * config.classes)
+
+    def count(index: int, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        size = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output).shape[3]
+        # Of the map over the low resolution: 1, 2, 4; 0 for the one pixel of channel attention.
+        factor = size // PATCH
+        context = (size / factor - PATCH) / 2 if factor else 0.0
+        weights = sum(each.numel() for each in layer.parameters() if each.ndim == 4)
+        costs[context][index] += weights * (factor**2 if factor else (size / PATCH) ** 2)
+
+    for index in range(config.classes):
+        with _undrawn():
+            branch = config.build_branch(index).to("meta").eval()
+        for layer in branch.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.register_forward_hook(partial(count, index))
+        with torch.no_grad():
+            picture = torch.empty(1, 3, side, side, device="meta")
+            branch.forward(picture, Margins(halo, halo, halo, halo))
+    return dict(costs)
 
 
 @cache

@@ -12,18 +12,19 @@ The rewrites are exact, up to the rounding of sums taken in another order:
 import copy
 
 import torch
+import torch.nn.functional as F
 from lowvis_shared.rewrite import block_convolution, with_values
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lowvis_classsr.branches import CARN, FSRCNN, RCAN, SRResNet, Upscaling
+from lowvis_classsr.branches import CARN, FSRCNN, NO_MARGINS, RCAN, Margins, SRResNet, Upscaling
 
 _BLOCK = 4
 """Pixels along a side of the blocks that last convolutions compute, where the scale allows."""
 
 
 class FastBranch(nn.Module):
-    """A branch rewritten to run faster: (B, 3, H, W) float32 -> (B, 3, H*scale, W*scale) float32.
+    """A branch rewritten to run faster; it takes and returns float32 as the branch does.
 
     Args:
         branch: The branch; it is copied and not changed.
@@ -54,10 +55,27 @@ class FastBranch(nn.Module):
             if name != "add_mean":  # part of the last step
                 child.to(dtype)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
         image = image.contiguous(memory_format=torch.channels_last)
-        output = self.branch.body_of(image.to(self.dtype))
-        return self.branch.finish(output.float(), image)
+        output = self.branch.body_of(image.to(self.dtype), margins)
+        return self.branch.finish(output.float(), image, margins)
+
+
+class _Blocks(nn.Module):
+    """A last convolution that computes blocks of pixels as channels, of maps of any size."""
+
+    def __init__(self, convolution: nn.Conv2d, block: int) -> None:
+        super().__init__()
+        self.convolution = block_convolution(convolution, block)
+        self.block = block
+
+    def forward(self, features: Tensor) -> Tensor:
+        height, width = features.shape[2:]
+        missing = (0, -width % self.block, 0, -height % self.block)
+        if any(missing):  # what the convolution's own padding would be
+            features = F.pad(features, missing)
+        output = F.pixel_shuffle(self.convolution(features), self.block)
+        return output[:, :, :height, :width]
 
 
 def _rewrite_tail(branch: FSRCNN, scale: int) -> None:
@@ -98,5 +116,4 @@ def _fold_normalization(layers: nn.Sequential) -> None:
 def _last(convolution: nn.Module, scale: int) -> nn.Module:
     if not isinstance(convolution, nn.Conv2d) or scale % 2:
         return convolution
-    block = min(scale, _BLOCK)
-    return nn.Sequential(block_convolution(convolution, block), nn.PixelShuffle(block))
+    return _Blocks(convolution, min(scale, _BLOCK))

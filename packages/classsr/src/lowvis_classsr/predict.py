@@ -26,7 +26,8 @@ from lowvis_shared.tiling import Tile, plan_tiles, stream_tiled, within_memory
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowvis_classsr.cost import branch_costs, classifier_cost
+from lowvis_classsr.branches import NO_MARGINS, Margins
+from lowvis_classsr.cost import branch_costs, classifier_cost, window_costs
 from lowvis_classsr.fast import FastBranch
 from lowvis_classsr.model import BLOCK, PATCH
 from lowvis_classsr.router import (
@@ -55,7 +56,7 @@ Way = Literal["auto", "routed", "whole"]
 """Cell by cell, or the original network everywhere; ``auto`` is what is measured to be faster."""
 
 HALO = 4
-"""Pixels of true context around a routed tile.
+"""Pixels of true context around a routed tile, of which layers near the output compute less.
 
 The networks look further (7, 21, 35 pixels and, in RCAN, everywhere), but hardly weigh what is
 there: with 4 pixels a tenth of a percent of the values moves by more than a step of 8 bits.
@@ -300,7 +301,8 @@ class Upscaler:
         full, judging = self._costs[-1] * height * width, self._judging_macs(image)
         logits = self._judge(image)
         most = None if self.budget is None else self.budget * full - judging
-        routes, macs = plan_routes(logits, layout, self._costs, most)
+        costs = window_costs(self.network.config, HALO)
+        routes, macs = plan_routes(logits, layout, costs, most)
         if most is not None and macs > most:
             logger.warning(
                 "the simplest branch everywhere costs %.0f %% of the original network, more than "
@@ -357,31 +359,32 @@ class Upscaler:
         threads = self._threads() if len(routes) > 1 else 1
         for tiles, outputs in _in_threads(work, self._batches(routes), threads):
             for tile, output in zip(tiles, outputs.split(1), strict=True):
-                canvas.write(*tile.core_at(self.scale), tile.core_of(output, self.scale))
+                canvas.write(*tile.core_at(self.scale), output)
                 done += int(np.prod(tile.core_size))
             if progress is not None:
                 progress(done, total)
 
     def _batches(self, routes: Sequence[Route]) -> Iterator[tuple[int, list[Tile]]]:
-        """Yield the class of a batch, and its tiles: their windows are of one size."""
-        groups: dict[tuple[int, int, int], list[Tile]] = defaultdict(list)
+        """Yield the class of a batch, and its tiles: of one size, with windows of one size."""
+        groups: dict[tuple[int, tuple[int, int], Margins], list[Tile]] = defaultdict(list)
         for route in routes:
-            rows, columns = route.tile.rows, route.tile.columns
-            size = rows.stop - rows.start, columns.stop - columns.start
-            groups[route.index, *size].append(route.tile)
-        for (index, height, width), tiles in groups.items():
+            tile = route.tile
+            groups[route.index, tile.core_size, _margins_of(tile)].append(tile)
+        for (index, _, _), tiles in groups.items():
+            pixels = tiles[0].pixels
             while tiles:
-                count = max(1, self._batch_pixels // (height * width))
+                count = max(1, self._batch_pixels // pixels)
                 yield index, tiles[:count]
                 del tiles[:count]
 
     def _run_tiles(
         self, image: Tensor, branches: Sequence[FastBranch], batch: tuple[int, list[Tile]]
     ) -> tuple[list[Tile], Tensor]:
-        """Run a batch, and return its tiles with the output of their windows."""
+        """Run a batch, and return its tiles with their outputs."""
         index, tiles = batch
         windows = torch.cat([image[:, :, each.rows, each.columns] for each in tiles])
-        outputs = within_memory(partial(self._run_branch, branches[index], windows))
+        margins = _margins_of(tiles[0])
+        outputs = within_memory(partial(self._run_branch, branches[index], windows, margins))
         if isinstance(outputs, Tensor):
             return tiles, outputs
         if len(tiles) == 1:
@@ -407,8 +410,10 @@ class Upscaler:
         return torch.get_num_threads() if self.device.type == "cpu" else 1
 
     @torch.inference_mode()
-    def _run_branch(self, branch: FastBranch, windows: Tensor) -> Tensor:
-        output = branch(windows.to(self.device)).cpu()
+    def _run_branch(
+        self, branch: FastBranch, windows: Tensor, margins: Margins = NO_MARGINS
+    ) -> Tensor:
+        output = branch(windows.to(self.device), margins).cpu()
         if not bool(torch.isfinite(output).all()):
             raise InputError("the network gives values that are not finite: check the weights")
         return output
@@ -439,12 +444,13 @@ class Upscaler:
         if self.budget is not None:
             return False
         height, width = image.shape[2:]
-        pixels = np.zeros(len(self._costs))
+        macs = np.zeros(len(self._costs))
         for route in routes:
-            pixels[route.index] += route.tile.pixels
+            macs[route.index] += route.macs
+        pixels = macs / self._costs  # that take as long without context
         whole = _computed(height, width, self._whole_halo())
         if height * width < _WORTH_MEASURING:
-            return float(pixels @ self._costs) > _WORTH_ROUTING * self._costs[-1] * whole
+            return float(macs.sum()) > _WORTH_ROUTING * self._costs[-1] * whole
         rates = self._rate(dtype)
         return float(pixels @ rates.branches) > _WORTH_ROUTING * rates.whole * whole
 
@@ -467,6 +473,16 @@ class _Rates:
 
     branches: NDArray[np.float64]
     whole: float
+
+
+def _margins_of(tile: Tile) -> Margins:
+    """Return the context that the window of a tile has around it."""
+    return Margins(
+        top=tile.core_rows.start - tile.rows.start,
+        bottom=tile.rows.stop - tile.core_rows.stop,
+        left=tile.core_columns.start - tile.columns.start,
+        right=tile.columns.stop - tile.core_columns.stop,
+    )
 
 
 def _computed(height: int, width: int, halo: int) -> int:

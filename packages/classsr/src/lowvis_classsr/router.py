@@ -22,6 +22,7 @@ from lowvis_shared.tiling import Tile
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lowvis_classsr.cost import WindowCosts
 from lowvis_classsr.data import edge_map
 from lowvis_classsr.model import BLOCK, Classifier
 
@@ -80,17 +81,15 @@ class Layout:
         doublings = range(self.doublings + 1)
         return [(rows, columns) for rows, columns in product(doublings, doublings)]
 
-    def areas(self, level: Level) -> NDArray[np.int64]:
-        """Pixels of the window of every rectangle of a level, (rows, columns); 0 outside."""
-        extents: list[NDArray[np.int64]] = []
+    def areas(self, level: Level, context: float) -> NDArray[np.float64]:
+        """Pixels of every rectangle of a level with context, (rows, columns); 0 outside."""
+        extents: list[NDArray[np.float64]] = []
         for size, cells, doubled in zip((self.height, self.width), self.grid, level, strict=True):
             side = self.cell << doubled
             count = -(-cells // (1 << self.doublings)) << (self.doublings - doubled)
             starts = np.arange(count) * side
-            windows = np.minimum(starts + side + self.halo, size) - np.maximum(
-                starts - self.halo, 0
-            )
-            extents.append(np.where(starts < size, windows, 0))
+            windows = np.minimum(starts + side + context, size) - np.maximum(starts - context, 0)
+            extents.append(np.where(starts < size, windows, 0.0))
         return extents[0][:, None] * extents[1]
 
     def tile(self, level: Level, row: int, column: int) -> Tile:
@@ -108,10 +107,17 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A tile of a picture and the class of the branch that upscales it."""
+    """A tile of a picture, the class of the branch that upscales it, and what that costs.
+
+    Attributes:
+        tile: The tile with its window.
+        index: The class.
+        macs: Multiply-accumulates, context included.
+    """
 
     tile: Tile
     index: int
+    macs: float
 
 
 @torch.inference_mode()
@@ -164,7 +170,7 @@ def edge_logits(image: Tensor, thresholds: Sequence[float], cell: int) -> Logits
 
 
 def plan_routes(
-    logits: Logits, layout: Layout, costs: Sequence[float], most: float | None = None
+    logits: Logits, layout: Layout, costs: WindowCosts, most: float | None = None
 ) -> tuple[list[Route], float]:
     """Divide a picture into windows and choose the branch of each, as well as a budget allows.
 
@@ -174,34 +180,44 @@ def plan_routes(
     Args:
         logits: Logits of the cells.
         layout: How the picture may be divided.
-        costs: Multiply-accumulates of one pixel by class, rising.
+        costs: Multiply-accumulates of one pixel by class, rising, by the context they are done in.
         most: Multiply-accumulates that the windows may take, context included.
 
     Returns:
-        The routes, which cover every pixel once, and their multiply-accumulates, halos included.
+        The routes, which cover every pixel once, and their multiply-accumulates in all.
         Those are more than ``most`` where even the simplest branch everywhere takes more.
     """
-    shares = np.array(costs) / costs[-1]
-    areas = {level: layout.areas(level) for level in layout.levels}  # once for all penalties
+    pixel = np.sum(list(costs.values()), 0)
+    shares = pixel / pixel[-1]
+    dearest = float(pixel[-1]) * layout.cell**2
+    windows = {  # once for all penalties
+        level: sum(
+            (layout.areas(level, context)[..., None] * each for context, each in costs.items()),
+            np.zeros(len(pixel)),
+        )
+        for level in layout.levels
+    }
 
     def by_cell(penalty: float) -> _Plans:
-        return _best_plans(_useful(logits - penalty * shares), layout, areas, costs, _LEAST_PENALTY)
+        return _best_plans(_useful(logits - penalty * shares), windows, _LEAST_PENALTY / dearest)
 
     useful = _useful(logits)
 
     def by_window(penalty: float) -> _Plans:
-        return _best_plans(useful, layout, areas, costs, penalty)
+        return _best_plans(useful, windows, penalty / dearest)
 
     if most is None:
-        return _routes_of(by_cell(0.0), layout)
+        return _routes_of(by_cell(0.0), windows, layout)
     # From here on every cell is in the first class, or in the last.
     reach = float(np.ptp(logits, axis=2).max()) / float(np.diff(shares).min()) + 1
-    routes, cost = _routes_of(_dearest(by_cell, -reach, reach, most), layout)
+    routes, cost = _routes_of(_dearest(by_cell, -reach, reach, most), windows, layout)
     if cost <= most:
         # A penalty on windows does not pay for context that is not worth it, and is the better one
         # but for pictures of few cells, which it decides about by the dozen.
         highest = reach * layout.cell**2  # of a cell at the border, one pixel may be in the picture
-        others, other_cost = _routes_of(_dearest(by_window, _LEAST_PENALTY, highest, most), layout)
+        others, other_cost = _routes_of(
+            _dearest(by_window, _LEAST_PENALTY, highest, most), windows, layout
+        )
         if _value_of(others, useful, layout) > _value_of(routes, useful, layout):
             return others, other_cost
     return routes, cost
@@ -244,22 +260,21 @@ def _value_of(routes: Sequence[Route], values: NDArray[np.float64], layout: Layo
     return total
 
 
-def _routes_of(plans: "_Plans", layout: Layout) -> tuple[list[Route], float]:
+def _routes_of(plans: "_Plans", windows: "_Windows", layout: Layout) -> tuple[list[Route], float]:
     """Return the routes of a picture's best plan, and their cost."""
     opened = {level: np.zeros(plan.choice.shape, bool) for level, plan in plans.levels.items()}
     opened[layout.levels[-1]][:] = True
     routes: list[Route] = []
     for level in reversed(layout.levels):
-        plan, areas = plans.levels[level], layout.areas(level)
+        plan, costs = plans.levels[level], windows[level]
         for axis, choice in enumerate((_ABOVE, _BESIDE)):
             divided = opened[level] & (plan.choice == choice)
             if divided.any():
                 opened[_half(level, axis)] |= divided.repeat(2, axis)
-        here = opened[level] & (plan.choice == _WHOLE) & (areas > 0)
-        routes += [
-            Route(layout.tile(level, int(row), int(column)), int(plan.classes[row, column]))
-            for row, column in np.argwhere(here)
-        ]
+        here = opened[level] & (plan.choice == _WHOLE) & (costs[..., 0] > 0)
+        for row, column in np.argwhere(here):
+            tile, index = layout.tile(level, int(row), int(column)), int(plan.classes[row, column])
+            routes.append(Route(tile, index, float(costs[row, column, index])))
     return routes, plans.cost
 
 
@@ -290,37 +305,32 @@ class _Plans:
     cost: float
 
 
-def _best_plans(
-    values: NDArray[np.float64],
-    layout: Layout,
-    areas: Mapping[Level, NDArray[np.int64]],
-    costs: Sequence[float],
-    penalty: float,
-) -> _Plans:
-    """Find the plans of the highest value less the penalty, which is for a cell in the last class.
+_Windows = Mapping[Level, NDArray[np.float64]]
+"""Multiply-accumulates of every window of a level by class, (rows, columns, classes)."""
+
+
+def _best_plans(values: NDArray[np.float64], windows: _Windows, price: float) -> _Plans:
+    """Find the plans of the highest value less the price of their windows.
 
     Args:
         values: What a branch is worth to a cell, (rows, columns, classes).
-        layout: How the picture may be divided.
-        areas: Pixels of the windows of each level.
-        costs: Multiply-accumulates of one pixel by class, rising.
-        penalty: On the cost of windows.
+        windows: What windows cost; the parts of each level come before it.
+        price: Of a multiply-accumulate.
     """
-    per_pixel = np.array(costs)
-    price = penalty / (costs[-1] * layout.cell**2)
     plans: dict[Level, _Plan] = {}
-    for level in layout.levels:
+    for level, costs in windows.items():
         halves = {axis: plans[_half(level, axis)] for axis in (0, 1) if level[axis]}
         if halves:
             axis, half = next(iter(halves.items()))
             sums = _paired(half.values, axis).sum(axis + 1)
         else:
-            sums = np.zeros((*areas[level].shape, len(costs)))
+            sums = np.zeros(costs.shape)
             sums[: values.shape[0], : values.shape[1]] = values
-        gains = sums - price * areas[level][..., None] * per_pixel
+        gains = sums - price * costs
         classes = gains.argmax(2)
-        gain, cost = np.full((2, 3, *areas[level].shape), -np.inf)
-        gain[_WHOLE], cost[_WHOLE] = gains.max(2), areas[level] * per_pixel[classes]
+        gain, cost = np.full((2, 3, *classes.shape), -np.inf)
+        gain[_WHOLE] = gains.max(2)
+        cost[_WHOLE] = np.take_along_axis(costs, classes[..., None], 2)[..., 0]
         for axis, half in halves.items():
             way = (_ABOVE, _BESIDE)[axis]
             gain[way] = _paired(half.gain, axis).sum(axis + 1)
@@ -328,7 +338,7 @@ def _best_plans(
         choice = gain.argmax(0)
         cost = np.take_along_axis(cost, choice[None], 0)[0]
         plans[level] = _Plan(sums, gain.max(0), cost, choice, classes)
-    return _Plans(plans, float(plans[layout.levels[-1]].cost.sum()))
+    return _Plans(plans, float(plans[max(windows)].cost.sum()))
 
 
 def _half(level: Level, axis: int) -> Level:
