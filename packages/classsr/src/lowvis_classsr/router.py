@@ -190,13 +190,7 @@ def plan_routes(
     pixel = np.sum(list(costs.values()), 0)
     shares = pixel / pixel[-1]
     dearest = float(pixel[-1]) * layout.cell**2
-    windows = {  # once for all penalties
-        level: sum(
-            (layout.areas(level, context)[..., None] * each for context, each in costs.items()),
-            np.zeros(len(pixel)),
-        )
-        for level in layout.levels
-    }
+    windows = _windows_of(layout, costs)  # once for all penalties
 
     def by_cell(penalty: float) -> _Plans:
         return _best_plans(_useful(logits - penalty * shares), windows, _LEAST_PENALTY / dearest)
@@ -221,6 +215,16 @@ def plan_routes(
         if _value_of(others, useful, layout) > _value_of(routes, useful, layout):
             return others, other_cost
     return routes, cost
+
+
+def _windows_of(layout: Layout, costs: WindowCosts) -> "_Windows":
+    parts = [(context, np.array(each)) for context, each in costs.items()]
+    return {
+        level: np.sum(
+            [layout.areas(level, context)[..., None] * each for context, each in parts], 0
+        )
+        for level in layout.levels
+    }
 
 
 def _dearest(
