@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from lowvis_classsr.data import JudgedPatches
 from lowvis_classsr.model import ClassSRConfig
 from lowvis_classsr.train import CollapseWatch, TrainConfig, main, stage_weights, train
 from lowvis_classsr.weights import open_weights
@@ -23,6 +24,7 @@ from lowvis_shared.checkpoint import load_weights_file, save_weights_file
 from lowvis_shared.errors import InputError, UsageError, WeightsError
 from lowvis_shared.images import Picture, write_image
 from lowvis_shared.testing.pictures import photo
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -312,6 +314,30 @@ def test_the_classifier_learns_which_branch_suits_a_patch(tmp_path: Path, loss: 
     assert lines(tmp_path / "classifier")[-1]["share1"] == 1, "what is wrong is cheap by far"
 
 
+def test_a_hopeless_branch_counts_as_wrong_and_no_more(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tens of decibels on a few patches would drown what tells the others apart."""
+    config = tiny(photos, tmp_path, widths=[4, 6], stage="classifier", classifier_steps=1)
+    for index, shade in ((1, 9.0), (2, 0.5)):
+        branch = config.shape.build_branch(index - 1)
+        weights = {key: torch.zeros_like(each) for key, each in branch.state_dict().items()}
+        weights["tail_conv.bias"].fill_(shade)
+        save_weights_file(stage_weights(config, f"branch{index}"), weights, {})
+    seen: list[NDArray[np.float32]] = []
+
+    def watch(low: NDArray[np.uint8], regrets: NDArray[np.float32], **rest: Any) -> JudgedPatches:
+        seen.append(regrets)
+        return JudgedPatches(low, regrets, **rest)
+
+    monkeypatch.setattr("lowvis_classsr.train.JudgedPatches", watch)
+    train(config)
+    (found,) = seen
+    assert found.shape[1] == 2
+    assert found.min() == 0
+    assert found.max() == 3
+
+
 # --- collapse ------------------------------------------------------------------------------------
 
 
@@ -498,7 +524,7 @@ def test_all_settings_go_together(network: str, task: str, recipe: str) -> None:
     config = composed(f"network={network}", f"task={task}", f"recipe={recipe}")
     assert config.network == network
     assert config.output == f"runs/classsr-{network}"
-    assert (config.scale == 1) == (task == "denoise")
+    assert (config.scale == 1) == (task == "denoise") == (config.dimmed == 0)
     assert (config.schedule == "restarts") == (recipe == "paper")
 
 

@@ -80,6 +80,13 @@ _JUDGED_AT_ONCE = 512
 _TEMPERATURE = 0.1
 """Decibels by which ``regret`` lets the classifier hesitate."""
 
+_MOST_LOST = 3.0
+"""Decibels from which on a branch is simply wrong for a patch.
+
+In denoising a narrow branch, which has only seen smooth patches, loses 20 on others: such patches
+would drown what tells the rest apart, and all would go to the medium branch.
+"""
+
 _VALIDATED = 4000
 """Most patches of a validation, spread evenly over those held out."""
 
@@ -456,7 +463,7 @@ def _judge(
     photos = torch.from_numpy(material.patches.photo[rows].astype(np.int64))
     return JudgedPatches(
         np.concatenate(lows),
-        regrets(torch.cat(errors), photos).numpy(),
+        regrets(torch.cat(errors), photos).clamp(max=_MOST_LOST).numpy(),
         batch=config.batch,
         dimmed=config.dimmed,
         seed=config.seed,
